@@ -1,0 +1,79 @@
+"""What a user sees when something is wrong: one line that says what, and what to do instead."""
+
+import functools
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from stepsize.data.errors import DataError
+from stepsize.errors import ConfigError, TrainingStoppedError, suggestion
+
+_OURS = "STEPSIZE_ONE_LINE_ERRORS"
+
+
+def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
+    """Let a command end in one line on stderr and exit code 1; with HYDRA_FULL_ERROR=1, in a traceback.
+
+    Hydra prints what went wrong in its own words unless it is asked for the full error, so it is always asked, and the
+    answer is made here. A second variable tells the processes this one starts that it was not the user who asked.
+    """
+
+    @functools.wraps(main)
+    def command() -> Any:
+        if os.environ.get("HYDRA_FULL_ERROR") != "1":
+            os.environ |= {"HYDRA_FULL_ERROR": "1", _OURS: "1"}
+        try:
+            return main()
+        except Exception as error:  # every error leaves by this door: known ones in a line, the others whole
+            leave(error)
+
+    return command
+
+
+def leave(error: Exception) -> None:
+    """Say what `error` means and exit with code 1.
+
+    Raises:
+        SystemExit: always.
+    """
+    message = answer(error)
+    if message is None or _OURS not in os.environ:
+        traceback.print_exception(error)
+    else:
+        print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+def answer(error: BaseException) -> str | None:
+    """One line for an error of the user's; None for one of ours, which deserves its traceback."""
+    match error:
+        case ConfigError() | DataError() | TrainingStoppedError():
+            return _one_line(str(error))
+        case MissingConfigException() if error.missing_cfg_file and error.options:
+            group, _, word = str(error.missing_cfg_file).rpartition("/")
+            return f"{group}={word}: there is no such {group.split('/')[-1]}; {suggestion(word, error.options)}"
+        case HydraException() | OmegaConfBaseException():
+            return _composition(error)
+    return None
+
+
+def _composition(error: BaseException) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    match cause:
+        case ConfigAttributeError() | ConfigKeyError() if cause.parent_node is not None:
+            key = str(cause.key)
+            known = [str(k) for k in cause.parent_node if not str(k).startswith("_")]
+            return f"{cause.full_key}: there is no such key; {suggestion(key, known)}"
+        case ValidationError() if cause.full_key:
+            return f"{cause.full_key}: {_one_line(str(cause.msg or cause)).split('; full_key:')[0]}"
+    return _one_line(f"{error} {cause if cause is not error else ''}")
+
+
+def _one_line(text: str) -> str:
+    return re.sub(r"\s*\n\s*", "; ", text.strip()).rstrip("; ")

@@ -1,0 +1,118 @@
+"""What training itself logs, and the watch over numbers that are no longer finite."""
+
+import math
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from stepsize.errors import TrainingStoppedError
+from stepsize.lr_scheduler import ScheduledLR
+
+_CURVE_POINTS = 500  # a screen shows no more, and each costs 50 microseconds to write
+_WATCH_EVERY = 100  # steps between two looks at the losses where nothing is to be logged
+
+
+class Monitor(L.Callback):
+    """Logs, every `log_every_n_steps` optimizer steps and with the step as x axis, what follows.
+
+    `train/loss`, mean since the last time, over all processes; `lr/<group>`; `optim/grad_norm`, the L2 norm of the
+    gradient before clipping; `optim/update_ratio`, ‖w after the step − w‖ / ‖w‖. Once, at the start,
+    `schedule/multiplier` over the whole run. Losses stay on the device until then: logging each would cost more than a
+    small network's step.
+
+    Raises:
+        TrainingStoppedError: a loss was not finite; found when the losses are next read, which is always before a
+            checkpoint is written.
+    """
+
+    def __init__(self) -> None:
+        self._losses: list[Tensor] = []
+        self._read_until = 0
+        self._measured: list[nn.Parameter] = []
+        self._before: list[Tensor] = []
+        self._metrics: dict[str, float] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the schedule's curve."""
+        self._read_until = trainer.global_step
+        self._every: int = trainer.log_every_n_steps or _WATCH_EVERY  # type: ignore[attr-defined]
+        self._logger = trainer.logger if trainer.log_every_n_steps else None  # type: ignore[attr-defined]
+        scheduler = _scheduler(trainer)
+        if self._logger is None or scheduler.horizon is None or trainer.global_step > 0:
+            return
+        stride = max(1, scheduler.horizon // _CURVE_POINTS)
+        for step in [*range(0, scheduler.horizon, stride), scheduler.horizon]:
+            self._logger.log_metrics({"schedule/multiplier": scheduler.schedule(step, scheduler.horizon)}, step)
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
+        """Measure the gradient, and keep the weights the step is to be compared with, where it is to be logged."""
+        if (trainer.global_step + 1) % self._every or self._measured:
+            return  # the second condition: where an optimizer calls its closure again, the first call counts
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self._measured = parameters
+        self._before = [p.detach().clone() for p in parameters]
+        grad_norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
+        self._metrics = {f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups}
+        self._metrics["optim/grad_norm"] = float(grad_norm)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loss; at the end of a step that is to be logged, log."""
+        self._losses.append(outputs["loss"])
+        if not self._measured or trainer.global_step % self._every:
+            return
+        moved = [p.detach() - before for p, before in zip(self._measured, self._before, strict=True)]
+        self._metrics["optim/update_ratio"] = float(get_total_norm(moved) / get_total_norm(self._before))
+        self._measured, self._before = [], []
+        self._metrics["train/loss"] = self._mean_loss(trainer)
+        self._losses.clear()
+        self._read_until = trainer.global_step
+        if self._logger is not None:
+            self._logger.log_metrics(self._metrics, trainer.global_step)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the losses before a checkpoint could keep what they came from."""
+        if self._losses:
+            self._mean_loss(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at what the very last step made of the weights."""
+        if not math.isfinite(trainer.callback_metrics["val/loss"]):
+            raise TrainingStoppedError(_answer(trainer, "val/loss", trainer.global_step))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at what is left."""
+        if self._losses:
+            self._mean_loss(trainer)
+
+    def _mean_loss(self, trainer: L.Trainer) -> float:
+        """Mean of the losses kept; here alone the device and the other processes are waited for."""
+        losses = torch.stack(self._losses) * trainer.accumulate_grad_batches  # Lightning divides each by their number
+        mean = losses.mean()
+        if trainer.world_size > 1:
+            mean = trainer.strategy.reduce(mean, reduce_op="mean")
+        if not math.isfinite(mean):
+            batches = int(torch.isfinite(losses).int().argmin())  # before the first that is not
+            step = self._read_until + batches // trainer.accumulate_grad_batches
+            raise TrainingStoppedError(_answer(trainer, "the loss", step))
+        return float(mean)
+
+
+def _answer(trainer: L.Trainer, what: str, step: int) -> str:
+    lr = max(float(lr) for lr in _scheduler(trainer).at(step))
+    saved = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none yet"
+    return (
+        f"{what} is not finite at step {step}, where lr was {lr:.3g}: lower optimizer.lr, lengthen the warmup, or set "
+        f"trainer.gradient_clip_val=1; last good checkpoint: {saved}"
+    )
+
+
+def _scheduler(trainer: L.Trainer) -> ScheduledLR:
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    assert isinstance(scheduler, ScheduledLR)
+    return scheduler

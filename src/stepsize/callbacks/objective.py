@@ -1,0 +1,39 @@
+"""The best and the last value of every validation metric over a run."""
+
+import math
+
+import lightning as L
+
+
+class Objective(L.Callback):
+    """Remembers, for a metric, its best value, the optimizer step of it, and the last values of all metrics.
+
+    Args:
+        metric: tag of a validation metric, such as "val/loss".
+        mode: "min" or "max".
+    """
+
+    def __init__(self, metric: str, mode: str) -> None:
+        self.metric = metric
+        self.mode = mode
+        self.best = math.inf if mode == "min" else -math.inf
+        self.step: int | None = None
+        self.at_best: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare what has just been logged; a value that is no number is never the best."""
+        if trainer.sanity_checking:
+            return
+        self.last = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        value = self.last[self.metric]
+        if value < self.best if self.mode == "min" else value > self.best:
+            self.best, self.step, self.at_best = value, trainer.global_step, dict(self.last)
+
+    def state_dict(self) -> dict[str, object]:
+        """Plain data, so that a resumed run still knows its best."""
+        return {"best": self.best, "step": self.step, "at_best": self.at_best, "last": self.last}
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Take over what `state_dict` returned."""
+        self.__dict__.update(state_dict)

@@ -1,0 +1,21 @@
+"""A progress bar that is drawn sparsely and shows the loss and the latest validation."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+
+class Progress(TQDMProgressBar):
+    """tqdm over the batches of an epoch.
+
+    Args:
+        refresh_rate: batches between two drawings; drawing at each would cost more than a small network's step.
+    """
+
+    def __init__(self, *, refresh_rate: int = 50) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Every validation metric as it was last logged, to four digits."""
+        return {k: f"{float(v):.4g}" for k, v in trainer.callback_metrics.items()}

@@ -1,0 +1,56 @@
+"""Data sets of labelled examples."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from stepsize.data.augment import Augmentation
+from stepsize.data.batches import Batch, Batches
+from stepsize.data.module import DataModule
+
+
+class Labelled(DataModule):
+    """Examples with one class each: x float32 of shape (B, *input_shape), y int64 of shape (B,).
+
+    Args:
+        batch_size: examples a batch on each process.
+        seed: of the order and of the augmentation.
+        augmentations: of the training examples, as they are stored.
+    """
+
+    kind: ClassVar[Literal["values", "tokens"]] = "values"
+    metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+
+    def __init__(self, batch_size: int, seed: int, augmentations: Sequence[Augmentation] = ()) -> None:
+        super().__init__(batch_size, seed)
+        self.augmentations = augmentations
+        self.prepare: Callable[[Tensor], Tensor] | None = None
+
+    @abstractmethod
+    def read(self) -> tuple[Batch, Batch, Batch]:
+        """Return all examples (x, y) for training, for validation and for the test, on the CPU."""
+
+    def load(self, device: torch.device) -> None:
+        """Read the examples and move them to a device."""
+        self.train, self.val, self.test = ((x.to(device), y.to(device)) for x, y in self.read())
+
+    def train_dataloader(self) -> Batches:
+        """Return the training batches."""
+        order = self.training_order()
+        return Batches(
+            *self.train, self.batch_size, self.rank, self.world_size, order, self.augmentations, self.prepare
+        )
+
+    def val_dataloader(self) -> Batches:
+        """Return the validation batches."""
+        return self._evaluation(self.val)
+
+    def test_dataloader(self) -> Batches:
+        """Return the test batches."""
+        return self._evaluation(self.test)
+
+    def _evaluation(self, examples: Batch) -> Batches:
+        return Batches(*examples, self.batch_size, self.rank, self.world_size, prepare=self.prepare)

@@ -1,0 +1,67 @@
+"""The one torch LRScheduler: it applies a schedule's multiplier to each group's own learning rate."""
+
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from stepsize.schedules.observer import observer
+from stepsize.schedules.schedule import Schedule
+
+
+class ScheduledLR(LRScheduler):
+    """Group g takes step t at lr_g · schedule(t, horizon), where lr_g is the lr it was made with.
+
+    Nothing but the step is state, and what a metric-driven schedule has observed: a run that is resumed, or extended to
+    a new horizon, follows the formula.
+
+    Args:
+        optimizer: its groups' lr are the peaks that the multiplier scales.
+        schedule: multiplier as a function of (step, horizon).
+        horizon: optimizer steps of the whole run; None where it has no finite length.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, horizon: int | None) -> None:
+        self.schedule = schedule
+        self.horizon = horizon
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        """Each group's learning rate at the current step."""
+        return self.at(self.last_epoch)
+
+    def at(self, step: int) -> list[Any]:
+        """Each group's learning rate at a step."""
+        multiplier = self.schedule(step, self.horizon)
+        return [lr * multiplier for lr in self.base_lrs]
+
+    def observe(self, value: float) -> None:
+        """Tell a metric-driven schedule the metric of one validation; it acts from the next step on."""
+        watching = observer(self.schedule)
+        if watching is not None:
+            watching.observe(value)
+            self._apply()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain data: the step, the peaks, and what was observed."""
+        watching = observer(self.schedule)
+        observed = watching.state_dict() if watching is not None else None
+        return {"step": self.last_epoch, "base_lrs": self.base_lrs, "observed": observed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from what `state_dict` returned, by this schedule's formula and horizon."""
+        self.last_epoch = state_dict["step"]
+        self._step_count = self.last_epoch + 1
+        self.base_lrs = state_dict["base_lrs"]
+        watching = observer(self.schedule)
+        if watching is not None and state_dict["observed"] is not None:
+            watching.load_state_dict(state_dict["observed"])
+        self._apply()
+
+    def _apply(self) -> None:
+        for group, lr in zip(self.optimizer.param_groups, self.at(self.last_epoch), strict=True):
+            if hasattr(group["lr"], "fill_"):
+                group["lr"].fill_(lr)
+            else:
+                group["lr"] = lr
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]

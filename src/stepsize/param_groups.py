@@ -1,0 +1,136 @@
+"""Which parameter gets which treatment; each trainable parameter lands in exactly one group."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """An exception for the parameters whose name a regular expression finds (`re.search`).
+
+    Args:
+        pattern: searched in the parameter's full name, such as "blocks.0.attention.query.weight".
+        lr_scale: multiplies the optimizer's lr, 0 or more; 0 freezes.
+        weight_decay: replaces the optimizer's; None keeps what the parameter would have had.
+        rule: which of the optimizer's rules it takes, where it has several.
+    """
+
+    pattern: str
+    lr_scale: float = 1.0
+    weight_decay: float | None = None
+    rule: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from None
+        if not self.lr_scale >= 0:
+            raise ValueError(f"lr_scale must be 0 or more, got {self.lr_scale}")
+        if self.weight_decay is not None and not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+
+
+def param_groups(
+    model: nn.Module,
+    lr: float,
+    weight_decay: float | None,
+    *,
+    patterns: Sequence[Mapping[str, Any]] = (),
+    layer_decay: float = 1.0,
+) -> list[dict[str, Any]]:
+    """Groups for a torch optimizer: "params" as (name, parameter) pairs, "name", "lr", "weight_decay" if it has one.
+
+    Biases, norms, embeddings and all other parameters of at most one dimension get no weight decay. Layer i of L, from
+    input to output, learns at lr · layer_decay^(L-1-i) (Howard & Ruder, Universal Language Model Fine-tuning for Text
+    Classification, 2018, https://arxiv.org/abs/1801.06146). A layer is a child module of the model, or an item of a
+    child that is a ModuleList or Sequential, in the order they were assigned.
+
+    Args:
+        model: the network; frozen parameters are left out, a shared one counts once, under its first name.
+        lr: the optimizer's learning rate.
+        weight_decay: the optimizer's; None for one that has none, which then sees no groups by decay.
+        patterns: exceptions as mappings with the fields of `Pattern`; the first that finds a name decides.
+        layer_decay: in (0, 1]; 1 turns it off.
+
+    Raises:
+        ValueError: a pattern matches no parameter, a value is out of range, or nothing is left to train.
+    """
+    if not 0 < layer_decay <= 1:
+        raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
+    exceptions = [Pattern(**p) for p in patterns]
+    _refuse_idle(exceptions, model)
+    layers = _layers(model)
+    depth = max(layers.values(), default=0)
+    undecayed = _undecayed(model)
+
+    groups: dict[str, dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decay = 0.0 if id(parameter) in undecayed else weight_decay
+        labels: list[str] = []
+        group: dict[str, Any] = {"lr": lr}
+        if layer_decay < 1:
+            labels.append(f"layer{layers[id(parameter)]}")
+            group["lr"] *= layer_decay ** (depth - layers[id(parameter)])
+        index, found = next(((i, e) for i, e in enumerate(exceptions) if re.search(e.pattern, name)), (0, None))
+        if found is not None:
+            labels.append(f"pattern{index}")
+            group["lr"] *= found.lr_scale
+            decay = decay if found.weight_decay is None else found.weight_decay
+            group |= {"rule": found.rule} if found.rule is not None else {}
+        if weight_decay is not None:
+            labels.append("decay" if decay else "no_decay")
+            group["weight_decay"] = decay
+        label = "/".join(labels) or "all"
+        groups.setdefault(label, {"params": [], "name": label, **group})["params"].append((name, parameter))
+    if not groups:
+        raise ValueError("the model has no parameter to train")
+    return list(groups.values())
+
+
+def table(groups: Sequence[Mapping[str, Any]]) -> str:
+    """The groups as lines of text: name, tensors, parameters, lr, weight decay, and an example of what is in it."""
+    rows = [("group", "tensors", "parameters", "lr", "weight decay", "such as")]
+    for group in groups:
+        decay = f"{group['weight_decay']:g}" if "weight_decay" in group else "-"
+        size = sum(p.numel() for _, p in group["params"])
+        first = group["params"][0][0]
+        rows.append((group["name"], str(len(group["params"])), f"{size:,}", f"{group['lr']:g}", decay, first))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [c.ljust(w) if i in (0, 5) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _refuse_idle(exceptions: Sequence[Pattern], model: nn.Module) -> None:
+    names = [name for name, _ in model.named_parameters()]
+    for e in exceptions:
+        if not any(re.search(e.pattern, name) for name in names):
+            some = ", ".join(names[:4])
+            raise ValueError(f"pattern {e.pattern!r} matches no parameter; there are {len(names)}, such as {some}")
+
+
+def _layers(model: nn.Module) -> dict[int, int]:
+    """Layer index of each parameter, by identity; what hangs on the model itself is of the first layer."""
+    layers = [list(model.parameters(recurse=False))]
+    for child in model.children():
+        parts = child.children() if isinstance(child, (nn.ModuleList, nn.Sequential)) else [child]
+        layers += [list(part.parameters()) for part in parts]
+    index: dict[int, int] = {}
+    for i, layer in enumerate(layer for layer in layers if layer):
+        for parameter in layer:
+            index.setdefault(id(parameter), i)  # a tied weight belongs where it comes first
+    return index
+
+
+def _undecayed(model: nn.Module) -> set[int]:
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    return embeddings | {id(p) for p in model.parameters() if p.ndim <= 1}

@@ -1,0 +1,42 @@
+"""What is checked before Hydra makes a run's folder, so that a wrong word leaves nothing behind."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from stepsize.answers import leave
+from stepsize.errors import ConfigError
+
+
+class Preflight(Callback):
+    """Hydra callback: refuses choices that cannot work, and a folder that already holds a run.
+
+    Hydra turns an exception of a callback's into a warning, and lets SystemExit through: that is what `leave` raises.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check a single run; `stepsize.run.train` checks each job of several."""
+        if "LOCAL_RANK" in os.environ:
+            return  # a process that Lightning started joins the run that was checked
+        from stepsize import build  # loads torch: not before Hydra has composed
+
+        HydraConfig.instance().set_config(config)  # Hydra's own next step; the folder's name is made of its choices
+        try:
+            build.check(config)
+            refuse_used(Path(config.hydra.run.dir), config.resume)
+        except Exception as error:  # all of them would else become warnings
+            leave(error)
+
+
+def refuse_used(folder: Path, resume: str | None) -> None:
+    """Refuse to write a run over another.
+
+    Raises:
+        ConfigError: the folder holds a run, and `resume` does not say to continue it.
+    """
+    if resume is None and any((folder / trace).exists() for trace in ("result.json", "checkpoints", "tensorboard")):
+        raise ConfigError(f"run_dir={folder}: holds a run already; choose another folder, or resume={folder}")

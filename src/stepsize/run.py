@@ -1,0 +1,72 @@
+"""Train what a config composes, and say how good it got."""
+
+import logging
+import os
+import warnings
+from pathlib import Path
+
+import lightning as L
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from stepsize import build
+from stepsize.callbacks.objective import Objective
+from stepsize.preflight import refuse_used
+from stepsize.result import recorded
+from stepsize.tensorboard import TensorBoard
+
+log = logging.getLogger(__name__)
+
+# Lightning 2.6 calls what torch 2.13 deprecates, once a run.
+_NOT_OURS = (".*treespec, LeafSpec.*",)
+
+
+def train(cfg: DictConfig) -> float:
+    """Seed, build, fit, test, result; returns the objective: the best value of `objective.metric` over the run.
+
+    Args:
+        cfg: composed from conf/train.yaml.
+
+    Raises:
+        ConfigError: a choice that cannot work; nothing has been loaded then.
+        TrainingStoppedError: the loss was no longer finite.
+    """
+    build.check(cfg)
+    folder = run_folder(cfg)
+    for message in _NOT_OURS:
+        warnings.filterwarnings("ignore", message)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+    objective = Objective(cfg.objective.metric, str(cfg.objective.mode))
+    trainer = build.trainer(cfg, folder, objective)
+    optimizer = build.optimizer(cfg, trainer.strategy.root_device)
+    data = build.data(cfg)
+    task = build.task(cfg, data, optimizer)
+    if isinstance(trainer.logger, TensorBoard):
+        trainer.logger.log_choices(build.choices(cfg, words()), [f"val/{m}" for m in task.metrics])
+
+    with recorded(folder / "result.json", trainer, task, objective, cfg.data.batch_size, cfg.seed) as test:
+        trainer.fit(task, data, ckpt_path=build.checkpoint(cfg), weights_only=True)
+        best = "best" if getattr(trainer.checkpoint_callback, "best_model_path", "") else None
+        test |= trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)[0]
+
+    if trainer.is_global_zero:
+        said = "  ".join(f"{k} {v:.4f}" for k, v in (objective.at_best | test).items())
+        log.info("best %s, at step %s:  %s", objective.metric, objective.step, said)
+        log.info("%s", os.path.relpath(folder))
+    return objective.best
+
+
+def run_folder(cfg: DictConfig) -> Path:
+    """The folder of this run: Hydra's where Hydra runs, else `run_dir`; refused where it holds another run."""
+    folder = Path(HydraConfig.get().runtime.output_dir if HydraConfig.initialized() else cfg.run_dir)
+    refuse_used(folder, cfg.resume)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def words() -> dict[str, str]:
+    """The word that was chosen for each group; empty where no Hydra composed the config."""
+    if not HydraConfig.initialized():
+        return {}
+    return {str(k): str(v) for k, v in HydraConfig.get().runtime.choices.items()}

@@ -1,0 +1,19 @@
+"""The refusal of a hyperparameter that is out of its range."""
+
+
+def check_range(name: str, value: float, low: float, high: float, ends: str = "[]") -> None:
+    """Raise ValueError, naming argument, range and value, unless `value` lies between `low` and `high`.
+
+    NaN lies in no range, and infinity in none that is open there.
+
+    Args:
+        name: the argument, as users type it.
+        value: what was given.
+        low: lower end.
+        high: upper end.
+        ends: how a mathematician brackets them: "[" and "]" include the end, "(" and ")" leave it out.
+    """
+    above = value >= low if ends[0] == "[" else value > low
+    below = value <= high if ends[1] == "]" else value < high
+    if not (above and below):
+        raise ValueError(f"{name} must be in {ends[0]}{low}, {high}{ends[1]}, got {value}")

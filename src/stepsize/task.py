@@ -1,0 +1,153 @@
+"""The LightningModule: loss, metrics, and the optimizer with its schedule."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.plugins import MixedPrecision, Precision
+from lightning.pytorch.utilities import GradClipAlgorithmType
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from stepsize.errors import ConfigError
+from stepsize.lr_scheduler import ScheduledLR
+from stepsize.param_groups import table
+from stepsize.schedules.schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+# Each metric is a function of totals over all examples (or tokens) of a pass: summed loss in nats, correct, count.
+METRICS: dict[str, Callable[[float, float, float], float]] = {
+    "loss": lambda loss, correct, count: loss / count,
+    "accuracy": lambda loss, correct, count: correct / count,
+    "perplexity": lambda loss, correct, count: math.exp(min(loss / count, 700.0)),  # exp overflows above 709
+    "bits_per_byte": lambda loss, correct, count: loss / count / math.log(2),
+}
+
+
+class Task(L.LightningModule):
+    """Predict a class for each example, or for each token: cross entropy, and metrics that follow from its totals.
+
+    Args:
+        network: maps a batch x to logits, (B, classes) for classification or (B, T, classes) for language modelling.
+        optimizer: makes the optimizer from parameter groups.
+        schedule: multiplier of each group's lr as a function of (step, horizon).
+        param_groups: makes the groups from a network, lr and weight decay.
+        metrics: names from `METRICS`, logged beside the loss as "val/<name>" and "test/<name>".
+        monitor: logged metric that a metric-driven schedule observes.
+        label_smoothing: share of the target spread over all classes, in [0, 1); in training only, so that val/loss
+            is comparable (Szegedy et al., Rethinking the Inception Architecture, 2016, https://arxiv.org/abs/1512.00567).
+
+    Raises:
+        ValueError: label_smoothing out of range.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: partial[Optimizer],
+        schedule: Schedule,
+        param_groups: Callable[..., list[dict[str, Any]]],
+        metrics: Sequence[str] = ("accuracy",),
+        *,
+        monitor: str = "val/loss",
+        label_smoothing: float = 0.0,
+    ) -> None:
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        super().__init__()
+        self.network = network
+        self.make_optimizer = optimizer
+        self.schedule = schedule
+        self.make_groups = param_groups
+        self.metrics = ("loss", *metrics)
+        self.monitor = monitor
+        self.label_smoothing = label_smoothing
+        self._totals: list[Tensor] = []
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the running hook's name 44 times a step; nn.Module's own way costs 1.3 microseconds each.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits of a batch."""
+        logits: Tensor = self.network(x)
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Mean loss of a batch, a scalar on its device."""
+        x, y = batch
+        logits: Tensor = self.network(x)
+        return F.cross_entropy(logits.flatten(0, -2), y.flatten(), label_smoothing=self.label_smoothing)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Add a batch to the totals of the pass."""
+        x, y = batch
+        logits, y = self.network(x).flatten(0, -2).float(), y.flatten()
+        loss = F.cross_entropy(logits, y, reduction="sum")
+        correct = (logits.argmax(-1) == y).sum()
+        self._totals.append(torch.stack([loss, correct.to(loss.dtype), loss.new_tensor(y.numel())]))
+
+    test_step = validation_step
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the pass's metrics; exact over uneven batches and over several processes."""
+        values = self._metrics("val")
+        self.log_dict(values, sync_dist=True)  # equal on all ranks already; Lightning wants to be told
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ScheduledLR) and not self.trainer.sanity_checking:
+            scheduler.observe(values[self.monitor])
+
+    def on_test_epoch_end(self) -> None:
+        """As for validation."""
+        self.log_dict(self._metrics("test"), sync_dist=True)
+
+    def _metrics(self, stage: str) -> dict[str, float]:
+        # Summed in double precision: a float32 count of tokens is exact only to 2^24.
+        totals = torch.stack(self._totals).to("cpu", torch.float64).sum(0)
+        self._totals.clear()
+        if self.trainer.world_size > 1:
+            totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum")
+        loss, correct, count = totals.tolist()
+        return {f"{stage}/{name}": METRICS[name](loss, correct, count) for name in self.metrics}
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer over its groups, and the schedule over the trainer's horizon, once per optimizer step."""
+        keywords = self.make_optimizer.keywords
+        groups = self.make_groups(self.network, keywords["lr"], keywords.get("weight_decay"))
+        if self.trainer.is_global_zero:
+            log.info("%s", table(groups))
+        optimizer = self.make_optimizer(groups)
+        try:
+            scheduler = ScheduledLR(optimizer, self.schedule, self.horizon())
+        except ValueError as error:  # known only now: a warmup longer than the run, or a run without an end
+            raise ConfigError(f"schedule: {error}") from error
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def horizon(self) -> int | None:
+        """Optimizer steps of the whole run, with accumulation and on all devices; None where it has no end."""
+        steps = self.trainer.estimated_stepping_batches
+        return int(steps) if 0 <= steps < math.inf else None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as Lightning does, and under bf16 beside a fused optimizer, which it refuses for no reason."""
+        plugin = self.trainer.precision_plugin
+        if isinstance(plugin, MixedPrecision) and plugin.scaler is None and gradient_clip_val:
+            Precision.clip_gradients(
+                plugin, optimizer, gradient_clip_val, GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+            )
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
