@@ -20,8 +20,8 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check a single run; `stepsize.run.train` checks each job of several."""
-        if "LOCAL_RANK" in os.environ:
-            return  # a process that Lightning started joins the run that was checked
+        if joins_a_run():
+            return
         from stepsize import build  # loads torch: not before Hydra has composed
 
         HydraConfig.instance().set_config(config)  # Hydra's own next step; the folder's name is made of its choices
@@ -32,11 +32,16 @@ class Preflight(Callback):
             leave(error)
 
 
+def joins_a_run() -> bool:
+    """Whether Lightning started this process to join a run that was checked, and whose folder is in use."""
+    return "LOCAL_RANK" in os.environ
+
+
 def refuse_used(folder: Path, resume: str | None) -> None:
     """Refuse to write a run over another.
 
     Raises:
         ConfigError: the folder holds a run, and `resume` does not say to continue it.
     """
-    if resume is None and any((folder / trace).exists() for trace in ("result.json", "checkpoints", "tensorboard")):
+    if resume is None and not joins_a_run() and any((folder / trace).exists() for trace in ("result.json", "checkpoints", "tensorboard")):
         raise ConfigError(f"run_dir={folder}: holds a run already; choose another folder, or resume={folder}")

@@ -63,7 +63,7 @@ def test_a_failed_download_keeps_the_old_file(serve, tmp_path: Path, target: Pat
 
 
 def test_a_missing_file_is_one_line_with_the_url(serve, tmp_path: Path, target: Path) -> None:
-    with pytest.raises(DataError, match=r"http://127.*/absent\.bin cannot be downloaded: .*") as caught:
+    with pytest.raises(DataError, match=r"http://127.*/absent\.bin cannot be downloaded: HTTP Error 404.*") as caught:
         download(f"{serve(tmp_path)}/absent.bin", target, is_content)
     assert "\n" not in str(caught.value)
 

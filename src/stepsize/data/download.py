@@ -43,6 +43,9 @@ def download(url: str, path: Path, is_right: Callable[[Path], bool], timeout: fl
             file.flush()
             if not is_right(Path(file.name)):
                 raise DataError(f"{url} is not the expected file: its checksum is wrong")
+    except urllib.error.HTTPError as error:
+        error.close()  # it is an open answer too
+        raise DataError(f"{url} cannot be downloaded: {error}") from error
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         raise DataError(f"{url} cannot be downloaded: {reason}") from error
