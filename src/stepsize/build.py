@@ -232,17 +232,18 @@ def checkpoint(cfg: DictConfig) -> Path | None:
     return path
 
 
-def choices(cfg: DictConfig, words: Mapping[str, str]) -> dict[str, Any]:
-    """What a run's row on the HPARAMS page says.
+def choices(cfg: DictConfig, words: Mapping[str, str], total_batch_size: int) -> dict[str, Any]:
+    """What a run's row on the HPARAMS page says; the page sorts by name and shows the first five at once.
 
     Args:
         cfg: the composed config.
         words: group to the word that was chosen.
+        total_batch_size: examples of an optimizer step, over all processes and accumulated batches.
     """
     row: dict[str, Any] = {g: words[g] for g in ("optimizer", "schedule", "model", "data") if g in words}
     row |= {k: cfg.optimizer[k] for k in ("lr", "weight_decay") if k in cfg.optimizer}
     row |= {k: cfg.schedule[k] for k in _WARMUP if cfg.schedule.get(k) is not None}
-    return row | {"batch_size": cfg.data.batch_size, "seed": cfg.seed}
+    return row | {"total_batch_size": total_batch_size, "seed": cfg.seed}
 
 
 def _target(cfg: DictConfig, group: str) -> Any:

@@ -43,7 +43,8 @@ def train(cfg: DictConfig) -> float:
     data = build.data(cfg)
     task = build.task(cfg, data, optimizer)
     if isinstance(trainer.logger, TensorBoard):
-        trainer.logger.log_choices(build.choices(cfg, words()), [f"val/{m}" for m in task.metrics])
+        batch = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+        trainer.logger.log_choices(build.choices(cfg, words(), batch), [f"val/{m}" for m in reversed(task.metrics)])
 
     with recorded(folder / "result.json", trainer, task, objective, cfg.data.batch_size, cfg.seed) as test:
         trainer.fit(task, data, ckpt_path=build.checkpoint(cfg), weights_only=True)

@@ -115,6 +115,9 @@ def test_a_resumed_run_sees_the_batches_that_it_would_have_seen(make_trainer, re
     make_trainer(max_epochs=3, callbacks=[SaveAlways(tmp_path)], **arguments).fit(whole, datamodule=data)
     for checkpoint in sorted(tmp_path.glob("*.ckpt")):
         num_seen = int(checkpoint.name.split("-")[0])
+        num_batches = arguments.get("limit_train_batches", 10)
+        position = torch.load(checkpoint, weights_only=True)["Digits"]["position"]
+        assert position == list(divmod(num_seen, num_batches))
         resumed = recorder(data)
         make_trainer(max_epochs=3, **arguments).fit(
             resumed, datamodule=Digits(batch_size=100, crop_padding=1), ckpt_path=checkpoint, weights_only=True

@@ -41,7 +41,7 @@ class Windows(Resumable):
         self.text, self.context_length = text, context_length
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.order = order
-        self.num_windows = len(text) // context_length
+        self.num_windows = (len(text) - 1) // context_length
         self.length = -(-self.num_windows // (batch_size * world_size))
         if order is not None:
             self.length = num_whole_batches(self.num_windows, batch_size, world_size)

@@ -1,0 +1,224 @@
+"""What the recipe costs over a hand-written loop, and typical Lightning defaults over both.
+
+    python scripts/bench_overhead.py                 # all three workloads
+    python scripts/bench_overhead.py mlp --repeats 9
+    python scripts/bench_overhead.py mlp --profile   # where the recipe's time goes
+
+Three sides train the same network on the same data with AdamW, interleaved in one process; the minimum over the repeats
+is printed, and ratios of minima. `loop` does nothing but train, with the fused step. `recipe` is what `python train.py`
+builds, with all its defaults: TensorBoard, checkpoint, progress bar, learning rates, gradient norm. `typical` is a
+LightningModule as the tutorials write it: a DataLoader of samples, `self.log` and a torchmetric at every step,
+TensorBoard, checkpoint, bar, LearningRateMonitor.
+
+`step` is the time between the first batch of an epoch and its validation, a step; `all` is the whole fit, a step, with
+epochs' ends, validation and checkpoints, which the loop does not have.
+"""
+
+import argparse
+import contextlib
+import cProfile
+import io
+import logging
+import pstats
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from stepsize import build
+from stepsize.callbacks.objective import Objective
+from stepsize.config import CONF, register
+
+WORKLOADS = {
+    "mlp": ["data=digits", "model=mlp", "model.widths=[64]", "data.batch_size=32", "trainer.max_epochs=30"],
+    "mnist1d": ["experiment=mnist1d_convnet", "trainer.max_epochs=4"],
+    "fashion_mnist": ["experiment=fashion_mnist_convnet", "trainer.max_epochs=1", "trainer.limit_train_batches=60"],
+}
+MAIN = ["name=bench", "run_dir=unused"]
+
+
+class Clock(L.Callback):
+    """Seconds and steps of training, without validation."""
+
+    def __init__(self) -> None:
+        self.seconds, self.steps = 0.0, 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.started, self.first = time.perf_counter(), trainer.global_step
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        self.seconds += time.perf_counter() - self.started
+        self.steps += trainer.global_step - self.first
+
+
+class Typical(L.LightningModule):
+    """A LightningModule as the tutorials write it."""
+
+    def __init__(self, network: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.train_accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.val_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        logits = self.network(x)
+        loss = F.cross_entropy(logits, y)
+        self.train_accuracy(logits, y)
+        self.log("train/loss", loss, prog_bar=True)
+        self.log("train/accuracy", self.train_accuracy, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        logits = self.network(x)
+        self.val_accuracy(logits, y)
+        self.log("val/loss", F.cross_entropy(logits, y))
+        self.log("val/accuracy", self.val_accuracy)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters())
+        scheduler = CosineAnnealingLR(optimizer, int(self.trainer.estimated_stepping_batches))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def composed(words: list[str]) -> DictConfig:
+    """The config that the command line would compose."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", [*words, *MAIN])
+
+
+def recipe(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, L.LightningModule, L.LightningDataModule]:
+    """What `python train.py` builds."""
+    trainer = build.trainer(cfg, folder, Objective(cfg.objective.metric, str(cfg.objective.mode)))
+    data = build.data(cfg)
+    return trainer, build.task(cfg, data, build.optimizer(cfg, trainer.strategy.root_device)), data
+
+
+def loop_seconds(cfg: DictConfig, folder: Path, steps: int) -> float:
+    """Seconds a step of a loop by hand over the recipe's own batches."""
+    trainer, task, data = recipe(cfg, folder)
+    data.trainer = trainer
+    data.prepare_data()
+    data.setup("fit")
+    network, batches = task.network.train(), data.train_dataloader()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    done, seconds = 0, 0.0
+    while done < steps:
+        started = time.perf_counter()
+        for x, y in batches:
+            optimizer.zero_grad()
+            F.cross_entropy(network(x), y, label_smoothing=task.label_smoothing).backward()
+            optimizer.step()
+            done += 1
+            if done == steps:
+                break
+        seconds += time.perf_counter() - started
+    return seconds / steps
+
+
+def fit_seconds(trainer: L.Trainer, module: L.LightningModule, *data: Any) -> tuple[float, float, int]:
+    """Seconds a step while training, seconds a step of the whole fit, and the number of steps."""
+    clock = Clock()
+    trainer.callbacks.insert(0, clock)
+    started = time.perf_counter()
+    with silence():
+        trainer.fit(module, *data)
+    return clock.seconds / clock.steps, (time.perf_counter() - started) / clock.steps, clock.steps
+
+
+def typical(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, L.LightningModule, DataLoader[Any], DataLoader[Any]]:
+    """Lightning with its usual defaults, over the same examples."""
+    _, task, data = recipe(cfg, folder)
+    data.prepare_data()
+    data.setup("fit")
+    sets = []
+    for batches in (data.train_dataloader(), data.val_dataloader()):
+        pairs = list(batches)
+        sets.append(TensorDataset(torch.cat([x for x, _ in pairs]), torch.cat([y for _, y in pairs])))
+    train, val = sets
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=cfg.trainer.max_epochs,
+        limit_train_batches=cfg.trainer.limit_train_batches,
+        logger=TensorBoardLogger(folder),
+        callbacks=[LearningRateMonitor("step"), ModelCheckpoint(monitor="val/loss")],
+    )
+    module = Typical(task.network, data.num_classes)
+    size = cfg.data.batch_size
+    return trainer, module, DataLoader(train, size, shuffle=True, drop_last=True), DataLoader(val, size)
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Nothing on the screen; the bars are drawn all the same, into memory."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def bench(name: str, repeats: int) -> None:
+    """Print one workload's table."""
+    cfg = composed(WORKLOADS[name])
+    best: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            *parts, data = recipe(cfg, Path(folder) / "recipe")
+            ours = fit_seconds(*parts, data)
+            theirs = fit_seconds(*typical(cfg, Path(folder) / "typical"))
+            loop = loop_seconds(cfg, Path(folder) / "loop", ours[2])
+        for side, seconds in (("loop", (loop, loop)), ("recipe", ours[:2]), ("typical", theirs[:2])):
+            best[side] = [min(pair) for pair in zip(best.get(side, seconds), seconds, strict=True)]
+    print(f"\n{name}: microseconds a step, minimum of {repeats} interleaved repeats of {ours[2]} steps")
+    print(f"{'':10}{'step':>10}{'/ loop':>9}{'/ typical':>11}{'all':>12}{'/ typical':>11}")
+    for side, (step, whole) in best.items():
+        ratios = step / best["loop"][0], step / best["typical"][0], whole / best["typical"][1]
+        print(f"{side:10}{step * 1e6:10.0f}{ratios[0]:9.2f}{ratios[1]:11.2f}{whole * 1e6:12.0f}{ratios[2]:11.2f}")
+
+
+def profile(name: str) -> None:
+    """Print where the recipe's own time goes, by cumulative time."""
+    cfg = composed(WORKLOADS[name])
+    with tempfile.TemporaryDirectory() as folder:
+        trainer, task, data = recipe(cfg, Path(folder))
+        profiler = cProfile.Profile()
+        with silence():
+            profiler.runcall(trainer.fit, task, data)
+        print(f"{trainer.global_step} steps")
+    for order in ("cumulative", "tottime"):
+        pstats.Stats(profiler).sort_stats(order).print_stats(45)
+
+
+def main() -> None:
+    """Run the workloads that were named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, []], help="default: all")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--profile", action="store_true", help="profile the recipe instead")
+    args = parser.parse_args()
+    register()
+    warnings.filterwarnings("ignore")
+    for logger in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    print(f"torch {torch.__version__}, lightning {L.__version__}, {torch.get_num_threads()} threads")
+    for name in args.workloads or WORKLOADS:
+        profile(name) if args.profile else bench(name, args.repeats)
+
+
+if __name__ == "__main__":
+    main()
