@@ -42,6 +42,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from stepsize import build
 from stepsize.callbacks.objective import Objective
 from stepsize.config import CONF, register
+from stepsize.task import Task
 
 WORKLOADS = {
     "mlp": ["data=digits", "model=mlp", "model.widths=[64]", "data.batch_size=32", "trainer.max_epochs=30"],
@@ -104,7 +105,7 @@ def composed(words: list[str]) -> DictConfig:
         return compose("train", [*words, *MAIN])
 
 
-def recipe(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, L.LightningModule, L.LightningDataModule]:
+def recipe(cfg: DictConfig, folder: Path) -> tuple[Any, Task, Any]:
     """What `python train.py` builds."""
     trainer = build.trainer(cfg, folder, Objective(cfg.objective.metric, str(cfg.objective.mode)))
     data = build.data(cfg)
@@ -124,7 +125,7 @@ def loop_seconds(cfg: DictConfig, folder: Path, steps: int) -> float:
         started = time.perf_counter()
         for x, y in batches:
             optimizer.zero_grad()
-            F.cross_entropy(network(x), y, label_smoothing=task.label_smoothing).backward()
+            F.cross_entropy(network(x), y, label_smoothing=task.label_smoothing).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             done += 1
             if done == steps:
@@ -133,7 +134,7 @@ def loop_seconds(cfg: DictConfig, folder: Path, steps: int) -> float:
     return seconds / steps
 
 
-def fit_seconds(trainer: L.Trainer, module: L.LightningModule, *data: Any) -> tuple[float, float, int]:
+def fit_seconds(trainer: Any, module: L.LightningModule, *data: Any) -> tuple[float, float, int]:
     """Seconds a step while training, seconds a step of the whole fit, and the number of steps."""
     clock = Clock()
     trainer.callbacks.insert(0, clock)
@@ -178,8 +179,7 @@ def bench(name: str, repeats: int) -> None:
     best: dict[str, list[float]] = {}
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as folder:
-            *parts, data = recipe(cfg, Path(folder) / "recipe")
-            ours = fit_seconds(*parts, data)
+            ours = fit_seconds(*recipe(cfg, Path(folder) / "recipe"))
             theirs = fit_seconds(*typical(cfg, Path(folder) / "typical"))
             loop = loop_seconds(cfg, Path(folder) / "loop", ours[2])
         for side, seconds in (("loop", (loop, loop)), ("recipe", ours[:2]), ("typical", theirs[:2])):
@@ -213,8 +213,7 @@ def main() -> None:
     args = parser.parse_args()
     register()
     warnings.filterwarnings("ignore")
-    for logger in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.disable(logging.INFO)
     print(f"torch {torch.__version__}, lightning {L.__version__}, {torch.get_num_threads()} threads")
     for name in args.workloads or WORKLOADS:
         profile(name) if args.profile else bench(name, args.repeats)

@@ -23,7 +23,7 @@ def _schemas() -> None:
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
-    """composed("optimizer=lbfgs", ...) is the config that the command line would give, with a run folder of the test's."""
+    """composed("optimizer=lbfgs", ...) is what the command line would compose, in the test's own run folder."""
 
     def make(*words: str) -> DictConfig:
         with initialize_config_dir(str(REPOSITORY / "conf"), version_base="1.3"):
@@ -43,7 +43,7 @@ def composed(tmp_path: Path) -> Iterator[Callable[..., DictConfig]]:
 
 @pytest.fixture
 def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """command("optimizer=sgd", ...) runs train.py as a user would, in the test's folder, and returns what it printed."""
+    """command("optimizer=sgd", ...) runs train.py in the test's folder as a user would, and returns what it printed."""
 
     def run(*words: str, script: str = "train.py", timeout: float = 240) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -8,8 +8,14 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 from stepsize.data.errors import DataError
 from stepsize.errors import ConfigError, TrainingStoppedError, suggestion
@@ -58,6 +64,10 @@ def answer(error: BaseException) -> str | None:
         case MissingConfigException() if error.missing_cfg_file and error.options:
             group, _, word = str(error.missing_cfg_file).rpartition("/")
             return f"{group}={word}: there is no such {group.split('/')[-1]}; {suggestion(word, error.options)}"
+        case OverrideParseException():
+            return f"{error.override}: cannot be read; {_one_line(error.message)}"
+        case ValueError() if str(error).startswith("Config group override must be"):  # Hydra's, of optimizer=null
+            return "a group takes one of its words, not null, a number or true; python train.py --help lists them"
         case HydraException() | OmegaConfBaseException():
             return _composition(error)
     return None
@@ -70,6 +80,8 @@ def _composition(error: BaseException) -> str:
             key = str(cause.key)
             known = [str(k) for k in cause.parent_node if not str(k).startswith("_")]
             return f"{cause.full_key}: there is no such key; {suggestion(key, known)}"
+        case MissingMandatoryValue() if cause.full_key:
+            return f"{cause.full_key}: must be given"
         case ValidationError() if cause.full_key:
             return f"{cause.full_key}: {_one_line(str(cause.msg or cause)).split('; full_key:')[0]}"
     return _one_line(f"{error} {cause if cause is not error else ''}")

@@ -19,7 +19,9 @@ from torch.optim import LBFGS, Optimizer
 
 from stepsize.callbacks.objective import Objective
 from stepsize.errors import ConfigError, suggestion
+from stepsize.no_profiler import NoProfiler
 from stepsize.optimizers.fused import has_fused_step
+from stepsize.param_groups import param_groups, read_patterns
 from stepsize.schedules.horizon import HorizonError
 from stepsize.schedules.schedule import Schedule
 from stepsize.schedules.warmup import warmup
@@ -29,6 +31,7 @@ from stepsize.task import Task
 log = logging.getLogger(__name__)
 
 _WARMUP = ("warmup_steps", "warmup_fraction")
+_FP16 = ("16-mixed", 16, "16")  # Lightning's names for automatic mixed precision in float16
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -39,25 +42,32 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
 
 
 def check(cfg: DictConfig) -> None:
-    """Refuse what cannot work, before any data, network or trainer is built.
+    """Refuse what cannot work, before any data is loaded and any network or trainer built.
 
     Raises:
         ConfigError: with the reason and what to do instead.
     """
-    data, model = _target(cfg, "data"), _target(cfg, "model")
-    if model.accepts != data.kind:
-        raise ConfigError(f"model: {model.__name__} takes {model.accepts}, but {data.__name__} gives {data.kind}")
-    metrics = [f"val/{m}" for m in ("loss", *data.metrics)]
-    if cfg.objective.metric not in metrics:
-        raise ConfigError(
-            f"objective.metric={cfg.objective.metric}: never logged; {suggestion(cfg.objective.metric, metrics)}"
-        )
+    source, model = _target(cfg, "data"), _target(cfg, "model")
+    if model.accepts != source.kind:
+        raise ConfigError(f"model: {model.__name__} takes {model.accepts}, but {source.__name__} gives {source.kind}")
+    data(cfg)
+    _check_metrics(cfg, [f"val/{m}" for m in ("loss", *source.metrics)])
     checkpoint(cfg)
     _check_optimizer(cfg)
     multiplier = schedule(cfg)
     if cfg.trainer.max_epochs == -1 and cfg.trainer.max_steps == -1:
         with _blame("schedule"):
             multiplier(0, None)
+
+
+def _check_metrics(cfg: DictConfig, logged: list[str]) -> None:
+    watched = {"objective.metric": cfg.objective.metric, "task.monitor": cfg.task.monitor}
+    for name, callback in (cfg.callbacks or {}).items():
+        if "monitor" in callback:
+            watched[f"callbacks.{name}.monitor"] = callback.monitor
+    for key, metric in watched.items():
+        if metric not in logged:
+            raise ConfigError(f"{key}={metric}: never logged; {suggestion(str(metric), logged)}")
 
 
 def _check_optimizer(cfg: DictConfig) -> None:
@@ -79,7 +89,7 @@ def _check_optimizer(cfg: DictConfig) -> None:
                 f"optimizer: {name} evaluates a batch several times a step and cannot accumulate batches; set "
                 "trainer.accumulate_grad_batches=1 and a larger data.batch_size"
             )
-        if str(cfg.trainer.precision).startswith("16-mixed"):
+        if cfg.trainer.precision in _FP16:
             raise ConfigError(
                 f"optimizer: {name} evaluates a batch several times a step, which 16-mixed cannot scale; set "
                 "trainer.precision=bf16-mixed or 32-true"
@@ -89,8 +99,11 @@ def _check_optimizer(cfg: DictConfig) -> None:
                 f"optimizer: {name} has one group of parameters; drop param_groups.patterns and layer_decay"
             )
     rules = getattr(type(made), "rules", ())
-    for pattern in cfg.param_groups.patterns:
-        if pattern.get("rule") is not None and pattern.rule not in rules:
+    with _blame("param_groups"):
+        patterns = read_patterns(plain(cfg.param_groups)["patterns"])
+        param_groups(nn.Linear(1, 1), 1.0, 0.0, layer_decay=cfg.param_groups.layer_decay)
+    for pattern in patterns:
+        if pattern.rule is not None and pattern.rule not in rules:
             raise ConfigError(f"param_groups: {name} has no rule {pattern.rule!r}; {suggestion(pattern.rule, rules)}")
 
 
@@ -112,9 +125,23 @@ def optimizer(cfg: DictConfig, device: torch.device | None) -> partial[Optimizer
         for key in make.keywords:
             if key not in known:
                 raise ConfigError(f"optimizer.{key}: {cls.__name__} has no such argument; {suggestion(key, known)}")
+    for key, value in make.keywords.items():
+        default = known[key].default if key in known else None
+        if isinstance(default, tuple) and not (isinstance(value, list) and len(value) == len(default)):
+            raise ConfigError(f"optimizer.{key}: {cls.__name__} takes {len(default)} values, got {value}")
     keywords = {n: p.default for n, p in known.items() if n in ("lr", "weight_decay")} | make.keywords
     if keywords.get("lr", inspect.Parameter.empty) in (inspect.Parameter.empty, None):
         raise ConfigError(f"optimizer.lr: {cls.__name__} has no default learning rate; set optimizer.lr=0.001, say")
+    for other in ("foreach", "differentiable"):
+        if keywords.get("fused") and keywords.get(other):
+            raise ConfigError(f"optimizer: fused=true and {other}=true exclude each other; leave one of them out")
+    # Under fp16 a fused step unscales the gradient itself, after it would have to be clipped.
+    scaled_and_clipped = cfg.trainer.precision in _FP16 and cfg.trainer.gradient_clip_val
+    if keywords.get("fused") and scaled_and_clipped:
+        raise ConfigError(
+            "optimizer.fused=true: a fused step unscales 16-mixed's gradient too late to clip it; leave fused out, or "
+            "set trainer.precision=bf16-mixed"
+        )
     if device is None:
         return partial(cls, **keywords | {"fused": None} if "fused" in known else keywords)
     if keywords.get("fused") and not has_fused_step(cls, device):
@@ -122,8 +149,6 @@ def optimizer(cfg: DictConfig, device: torch.device | None) -> partial[Optimizer
     undecided = keywords.get("fused", False) is None and not any(
         keywords.get(other) for other in ("foreach", "capturable", "differentiable")
     )
-    # Under fp16 a fused step unscales the gradient itself, after it would have to be clipped.
-    scaled_and_clipped = cfg.trainer.precision in ("16-mixed", 16, "16") and cfg.trainer.gradient_clip_val
     if undecided and not scaled_and_clipped and has_fused_step(cls, device):
         keywords["fused"] = True
     return partial(cls, **keywords)
@@ -199,15 +224,24 @@ def trainer(cfg: DictConfig, folder: Path, objective: Objective) -> L.Trainer:
             precision = "bf16-mixed" if wants_gpu and has_bf16 else "32-true"
         built: L.Trainer = make(
             precision=precision,
+            profiler=make.keywords["profiler"] or NoProfiler(),
             logger=_logger(cfg, folder),
             callbacks=callbacks,
             default_root_dir=folder,
-            enable_checkpointing="checkpoint" in (cfg.callbacks or {}),
-            enable_progress_bar="progress" in (cfg.callbacks or {}),
+            **_enabled(cfg),
         )
     if built.strategy.root_device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
     return built
+
+
+def _enabled(cfg: DictConfig) -> dict[str, bool]:
+    """What Lightning would add of its own, unless the user has decided."""
+    ours = {"enable_checkpointing": "checkpoint", "enable_progress_bar": "progress"}
+    return {
+        key: name in (cfg.callbacks or {}) if cfg.trainer[key] is None else cfg.trainer[key]
+        for key, name in ours.items()
+    }
 
 
 def _logger(cfg: DictConfig, folder: Path) -> Any:
@@ -247,6 +281,8 @@ def choices(cfg: DictConfig, words: Mapping[str, str], total_batch_size: int) ->
 
 
 def _target(cfg: DictConfig, group: str) -> Any:
+    if cfg[group] is None:
+        raise ConfigError(f"{group}: a run needs one; set {group}=WORD, python train.py --help lists the words")
     with _blame(group):
         return load(cfg[group]._target_)
 

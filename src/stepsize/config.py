@@ -87,7 +87,8 @@ def register() -> None:
     # One value a process: the run's folder must not change each time the interpolation is read.
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     # A default that gives way to its alternative: ${unless:${.warmup_steps},0.05} is null once warmup_steps is set.
-    OmegaConf.register_new_resolver("unless", lambda other, value: value if other is None else None, replace=True)
+    # -1 is how Lightning says that max_steps is not.
+    OmegaConf.register_new_resolver("unless", lambda o, value: value if o in (None, -1) else None, replace=True)
     OmegaConf.register_new_resolver("choices", choices, replace=True)
 
 
@@ -145,6 +146,8 @@ def kind(p: Parameter) -> Any:
             known = list[int]
         case ["list[str]"] | ["tuple[str]"] | ["Sequence[str]"]:
             known = list[str]
+        case ["Sequence[Mapping[str, Any]]"]:
+            known = list[dict[str, Any]]
         case _:
             known = Any
     if not p.annotation and number:

@@ -26,6 +26,13 @@ class ScheduledLR(LRScheduler):
         self.horizon = horizon
         super().__init__(optimizer)
 
+    def step(self, epoch: int | None = None) -> None:
+        """Set every group's learning rate for the next optimizer step."""
+        assert epoch is None, "the step is counted, never given"
+        self._step_count += 1
+        self.last_epoch += 1
+        self._apply()
+
     def get_lr(self) -> list[Any]:
         """Each group's learning rate at the current step."""
         return self.at(self.last_epoch)

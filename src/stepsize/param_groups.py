@@ -2,10 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import nn
+
+from stepsize.errors import suggestion
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,31 @@ class Pattern:
     rule: str | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str):
+            raise ValueError(f"pattern must be a regular expression, got {self.pattern!r}")
         try:
             re.compile(self.pattern)
         except re.error as error:
             raise ValueError(f"pattern {self.pattern!r} is no regular expression: {error}") from None
-        if not self.lr_scale >= 0:
-            raise ValueError(f"lr_scale must be 0 or more, got {self.lr_scale}")
-        if self.weight_decay is not None and not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay must be 0 or more, got {self.weight_decay}")
+        _check_number("lr_scale", self.lr_scale)
+        if self.weight_decay is not None:
+            _check_number("weight_decay", self.weight_decay)
+
+
+def read_patterns(patterns: Sequence[Mapping[str, Any]]) -> list[Pattern]:
+    """Patterns from mappings with their fields.
+
+    Raises:
+        ValueError: a field is unknown, missing or out of range.
+    """
+    known = [field.name for field in fields(Pattern)]
+    for index, mapping in enumerate(patterns):
+        for key in mapping:
+            if key not in known:
+                raise ValueError(f"patterns[{index}].{key}: there is no such key; {suggestion(str(key), known)}")
+        if "pattern" not in mapping:
+            raise ValueError(f"patterns[{index}].pattern: must be given, a regular expression of parameters' names")
+    return [Pattern(**mapping) for mapping in patterns]
 
 
 def param_groups(
@@ -58,11 +77,12 @@ def param_groups(
         layer_decay: in (0, 1]; 1 turns it off.
 
     Raises:
-        ValueError: a pattern matches no parameter, a value is out of range, or nothing is left to train.
+        ValueError: a pattern matches no parameter or has an unknown field, a value is out of range, or nothing is left
+            to train.
     """
     if not 0 < layer_decay <= 1:
         raise ValueError(f"layer_decay must be in (0, 1], got {layer_decay}")
-    exceptions = [Pattern(**p) for p in patterns]
+    exceptions = read_patterns(patterns)
     _refuse_idle(exceptions, model)
     layers = _layers(model)
     depth = max(layers.values(), default=0)
@@ -108,6 +128,11 @@ def table(groups: Sequence[Mapping[str, Any]]) -> str:
         cells = [c.ljust(w) if i in (0, 5) else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"{name} must be a number, 0 or more, got {value!r}")
 
 
 def _refuse_idle(exceptions: Sequence[Pattern], model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
@@ -31,6 +32,12 @@ class Preflight(Callback):
         except Exception as error:  # all of them would else become warnings
             leave(error)
 
+    def on_run_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Answer an error of the run itself here: Hydra would put a line of its own before it."""
+        job: JobReturn = kwargs["job_return"]
+        if job.status == JobStatus.FAILED:
+            leave(job._return_value)
+
 
 def joins_a_run() -> bool:
     """Whether Lightning started this process to join a run that was checked, and whose folder is in use."""
@@ -43,5 +50,9 @@ def refuse_used(folder: Path, resume: str | None) -> None:
     Raises:
         ConfigError: the folder holds a run, and `resume` does not say to continue it.
     """
-    if resume is None and not joins_a_run() and any((folder / trace).exists() for trace in ("result.json", "checkpoints", "tensorboard")):
+    if (
+        resume is None
+        and not joins_a_run()
+        and any((folder / trace).exists() for trace in ("result.json", "checkpoints", "tensorboard"))
+    ):
         raise ConfigError(f"run_dir={folder}: holds a run already; choose another folder, or resume={folder}")

@@ -68,22 +68,27 @@ def _from_source(definition: ast.FunctionDef) -> list[Parameter] | None:
     """None where a default is no literal."""
     a = definition.args
     positional = [*a.posonlyargs, *a.args]
+    kinds = [
+        *(Parameter.POSITIONAL_ONLY for _ in a.posonlyargs),
+        *(Parameter.POSITIONAL_OR_KEYWORD for _ in a.args),
+        *(Parameter.KEYWORD_ONLY for _ in a.kwonlyargs),
+    ]
     padded = [None] * (len(positional) - len(a.defaults)) + list(a.defaults)
     arguments = [*zip(positional, padded, strict=True), *zip(a.kwonlyargs, a.kw_defaults, strict=True)]
     found = []
-    for index, (arg, default) in enumerate(arguments):
+    for kind, (arg, default) in zip(kinds, arguments, strict=True):
         try:
             value = Parameter.empty if default is None else ast.literal_eval(default)
         except ValueError:
             return None
         annotation = ast.unparse(arg.annotation) if arg.annotation else ""
-        kind = Parameter.POSITIONAL_OR_KEYWORD if index < len(positional) else Parameter.KEYWORD_ONLY
         found.append(Parameter(arg.arg, kind, default=value, annotation=annotation))
     if a.vararg:
         found.append(Parameter(a.vararg.arg, Parameter.VAR_POSITIONAL))
     if a.kwarg:
         found.append(Parameter(a.kwarg.arg, Parameter.VAR_KEYWORD))
-    found = [p for p in found if p.name != "self"]
+    if definition.name == "__init__":
+        del found[0]  # self
     return sorted(found, key=lambda p: p.kind)
 
 
@@ -92,23 +97,29 @@ def _find(module: str, name: str) -> ast.FunctionDef | None:
     path = _path(module)
     if path is None:
         return None
-    for node in _source(path).body:
+    for node in reversed(_source(path).body):  # what binds a name last is what an import gives
         match node:
             case ast.FunctionDef() if node.name == name:
                 return node
             case ast.ClassDef() if node.name == name:
                 return _init(node, module)
+            case ast.Assign() if any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
+                return None
             case ast.ImportFrom():
                 for alias in node.names:
                     if (alias.asname or alias.name) == name:
-                        return _find(_absolute(node, module, path), alias.name)
+                        origin = _absolute(node, module, path)
+                        # A package that imports a name from itself imports a module of its own, no callable.
+                        return None if (origin, alias.name) == (module, name) else _find(origin, alias.name)
     return None
 
 
 def _init(node: ast.ClassDef, module: str) -> ast.FunctionDef | None:
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name in ("__init__", "__new__"):
-            return item
+    methods = {item.name: item for item in node.body if isinstance(item, ast.FunctionDef)}
+    if "__new__" in methods:
+        return None  # it may take other arguments than __init__
+    if "__init__" in methods:
+        return methods["__init__"]
     if node.decorator_list or len(node.bases) != 1 or not isinstance(node.bases[0], ast.Name):
         return None  # a dataclass's __init__, or several bases: for `inspect` to say
     return _find(module, node.bases[0].id)

@@ -3,6 +3,7 @@ import torch
 
 from stepsize.data.augment import random_flip
 from stepsize.data.batches import Batches, share
+from stepsize.data.errors import DataError
 from stepsize.data.order import EpochOrder
 
 X = torch.arange(103.0).view(-1, 1).expand(-1, 3).contiguous()
@@ -73,7 +74,7 @@ def test_a_rank_without_examples_gets_an_empty_batch_of_the_right_shape() -> Non
 
 
 def test_too_few_examples_for_one_global_batch_are_refused_with_both_numbers() -> None:
-    with pytest.raises(ValueError, match=r"got 40: the training set has 103 examples and a global batch 120"):
+    with pytest.raises(DataError, match=r"got 40: the training set has 103 examples and a global batch 120"):
         Batches(X, Y, 40, world_size=3, order=EpochOrder(0))
 
 

@@ -74,7 +74,7 @@ def test_evaluation_sees_every_window_once_in_equally_many_batches(world_size: i
 
 
 def test_too_few_windows_for_one_global_batch_are_refused() -> None:
-    with pytest.raises(ValueError, match="100 examples and a global batch 120"):
+    with pytest.raises(DataError, match="100 examples and a global batch 120"):
         Windows(TEXT, 10, 60, world_size=2, order=EpochOrder(0))
 
 

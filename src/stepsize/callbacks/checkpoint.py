@@ -34,6 +34,16 @@ class Checkpoint(ModelCheckpoint):
         )
         self.config = config
 
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Nothing is saved between validations unless a number of steps or a time was given."""
+        if self._every_n_train_steps or self._train_time_interval:
+            super().on_train_batch_end(*args)
+
+    @property
+    def state_key(self) -> str:
+        """Lightning spells all arguments out here, six times a step."""
+        return "Checkpoint"
+
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the config and our version, so that a checkpoint says by itself how it was made."""
         checkpoint["stepsize"] = {"version": stepsize.__version__, "config": self.config}

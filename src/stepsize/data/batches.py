@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from stepsize.data.augment import Augmentation
+from stepsize.data.errors import DataError
 from stepsize.data.order import EpochOrder, Resumable
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
@@ -31,10 +32,10 @@ def share(order: Tensor, batch_size: int, rank: int, world_size: int) -> list[Te
 
 
 def num_whole_batches(n: int, batch_size: int, world_size: int) -> int:
-    """Return how many global batches n examples fill; raise ValueError if they do not fill one."""
+    """Return how many global batches n examples fill; raise DataError if they do not fill one."""
     global_batch = batch_size * world_size
     if n < global_batch:
-        raise ValueError(
+        raise DataError(
             f"batch_size must be at most {n // world_size}, got {batch_size}: the training set has {n} examples and a"
             f" global batch {global_batch} ({batch_size} on each of {world_size} processes)"
         )
@@ -60,7 +61,7 @@ class Batches(Resumable):
         prepare: applied last to the x of a batch.
 
     Raises:
-        ValueError: the training set is smaller than one global batch.
+        DataError: the training set is smaller than one global batch.
     """
 
     def __init__(
