@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 
 from stepsize.answers import one_line_errors
 from stepsize.config import CONF, register
+from stepsize.errors import ConfigError
 
 HEIGHT = 12  # lines of the terminal
 EIGHTHS = " ▁▂▃▄▅▆▇█"
@@ -48,7 +49,8 @@ def planned(cfg: DictConfig) -> Mapping[str, Sequence[float]]:
         trainer.fit(task, data)
     scheduler = trainer.lr_scheduler_configs[0].scheduler
     assert isinstance(scheduler, ScheduledLR)
-    assert scheduler.horizon is not None
+    if scheduler.horizon is None:
+        raise ConfigError("a run without an end has no curve to draw: set trainer.max_steps or trainer.max_epochs")
     rates = [scheduler.at(step) for step in range(scheduler.horizon + 1)]
     names = [group["name"] for group in scheduler.optimizer.param_groups]
     return {name: [float(at[i]) for at in rates] for i, name in enumerate(names)}

@@ -162,7 +162,10 @@ def test_the_full_error_is_a_traceback_where_it_was_asked_for(
     with pytest.raises(SystemExit):
         main()
     printed = capsys.readouterr().err
-    assert printed.startswith("Traceback") and printed.endswith("ConfigError: cannot work\n")
+    assert (printed.splitlines()[0], printed.splitlines()[-1]) == (
+        "Traceback (most recent call last):",
+        "stepsize.errors.ConfigError: cannot work",
+    )
 
 
 def test_a_process_that_a_run_starts_answers_in_one_line_too(

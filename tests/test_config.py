@@ -200,6 +200,15 @@ def test_a_warmup_in_steps_replaces_the_default_fraction(composed: Composed, sch
     assert [multiplier(step, 1000) for step in (0, 9)] == pytest.approx([0.1, 1.0])
 
 
+def test_a_length_in_steps_replaces_the_default_number_of_epochs(composed: Composed) -> None:
+    cfg = composed("trainer.max_steps=7")
+    assert (cfg.trainer.max_steps, cfg.trainer.max_epochs) == (7, None)
+
+
+def test_the_default_number_of_epochs_holds_where_no_steps_are_given(composed: Composed) -> None:
+    assert composed().trainer.max_epochs == 30
+
+
 @pytest.mark.parametrize("schedule", ["warmup_cosine", "warmup_linear", "warmup_stable_decay"])
 def test_the_default_warmup_is_a_twentieth_of_the_run(composed: Composed, schedule: str) -> None:
     multiplier = build.schedule(composed(f"schedule={schedule}"))

@@ -87,9 +87,13 @@ def register() -> None:
     # One value a process: the run's folder must not change each time the interpolation is read.
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     # A default that gives way to its alternative: ${unless:${.warmup_steps},0.05} is null once warmup_steps is set.
-    # -1 is how Lightning says that max_steps is not.
-    OmegaConf.register_new_resolver("unless", lambda o, value: value if o in (None, -1) else None, replace=True)
+    # Where not null but another value says that it is not set, that is the third: ${unless:${.max_steps},30,-1}.
+    OmegaConf.register_new_resolver("unless", _unless, replace=True)
     OmegaConf.register_new_resolver("choices", choices, replace=True)
+
+
+def _unless(other: Any, value: Any, unset: Any = None) -> Any:
+    return value if other == unset else None
 
 
 def choices(group: str) -> str:
