@@ -52,8 +52,16 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(f"model: {model.__name__} takes {model.accepts}, but {source.__name__} gives {source.kind}")
     data(cfg)
     _check_metrics(cfg, [f"val/{m}" for m in ("loss", *source.metrics)])
+    if cfg.trainer.limit_val_batches == 0:
+        raise ConfigError(
+            "trainer.limit_val_batches=0: the objective is measured in validation; leave at least 1 batch"
+        )
     checkpoint(cfg)
     _check_optimizer(cfg)
+    if cfg.trainer.accumulate_grad_batches < 1:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches must be at least 1, got {cfg.trainer.accumulate_grad_batches}"
+        )
     multiplier = schedule(cfg)
     if cfg.trainer.max_epochs == -1 and cfg.trainer.max_steps == -1:
         with _blame("schedule"):
@@ -101,7 +109,7 @@ def _check_optimizer(cfg: DictConfig) -> None:
     rules = getattr(type(made), "rules", ())
     with _blame("param_groups"):
         patterns = read_patterns(plain(cfg.param_groups)["patterns"])
-        param_groups(nn.Linear(1, 1), 1.0, 0.0, layer_decay=cfg.param_groups.layer_decay)
+        param_groups(nn.ParameterList([matrix, vector]), 1.0, 0.0, layer_decay=cfg.param_groups.layer_decay)
     for pattern in patterns:
         if pattern.rule is not None and pattern.rule not in rules:
             raise ConfigError(f"param_groups: {name} has no rule {pattern.rule!r}; {suggestion(pattern.rule, rules)}")
@@ -213,8 +221,9 @@ def trainer(cfg: DictConfig, folder: Path, objective: Objective) -> L.Trainer:
     for name, node in (cfg.callbacks or {}).items():
         with _blame(f"callbacks.{name}"):
             made = instantiate(node, _convert_="all")
-            supplied = {"dirpath": folder / "checkpoints", "config": plain(cfg)} if name == "checkpoint" else {}
-            callbacks.append(made(**supplied) if isinstance(made, partial) else made)
+            if name == "checkpoint":
+                made = made(dirpath=folder / "checkpoints", config=plain(cfg), objective=objective)
+            callbacks.append(made)
     with _blame("trainer"):
         make = instantiate(cfg.trainer, _convert_="all")
         precision = make.keywords["precision"]

@@ -110,7 +110,7 @@ def _groups() -> Iterable[tuple[str, Mapping[str, str], set[str], list[Parameter
     yield "data", DATA, set(), []
     yield "trainer", {"trainer": "lightning.pytorch.Trainer"}, {"logger", "callbacks", "default_root_dir"}, []
     yield "logger", LOGGERS, {"save_dir"}, []
-    yield "callbacks", CALLBACKS, {"dirpath", "config"}, []
+    yield "callbacks", CALLBACKS, {"dirpath", "config", "objective"}, []
     yield "task", {"task": "stepsize.task.Task"}, {"network", "optimizer", "schedule", "param_groups", "metrics"}, []
     yield "param_groups", {"param_groups": "stepsize.param_groups.param_groups"}, {"model", "lr", "weight_decay"}, []
 

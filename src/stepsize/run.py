@@ -48,8 +48,10 @@ def train(cfg: DictConfig) -> float:
 
     with recorded(folder / "result.json", trainer, task, objective, cfg.data.batch_size, cfg.seed) as test:
         trainer.fit(task, data, ckpt_path=build.checkpoint(cfg), weights_only=True)
-        best = "best" if getattr(trainer.checkpoint_callback, "best_model_path", "") else None
-        test |= trainer.test(task, data, ckpt_path=best, verbose=False, weights_only=True)[0]
+        best = getattr(trainer.checkpoint_callback, "best", None)
+        test |= trainer.test(
+            task, data, ckpt_path=best if best and best.exists() else None, verbose=False, weights_only=True
+        )[0]
 
     if trainer.is_global_zero:
         said = "  ".join(f"{k} {v:.4f}" for k, v in (objective.at_best | test).items())

@@ -105,14 +105,19 @@ class Task(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the pass's metrics; exact over uneven batches and over several processes."""
         values = self._metrics("val")
-        self.log_dict(values, sync_dist=True)  # equal on all ranks already; Lightning wants to be told
+        self._log_all(values)
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ScheduledLR) and not self.trainer.sanity_checking:
             scheduler.observe(values[self.monitor])
 
     def on_test_epoch_end(self) -> None:
         """As for validation."""
-        self.log_dict(self._metrics("test"), sync_dist=True)
+        self._log_all(self._metrics("test"))
+
+    def _log_all(self, values: dict[str, float]) -> None:
+        # Lightning's own count lags a step behind where validation follows a step; "step" tells its loggers better.
+        # The values are equal on all processes already, and Lightning wants to be told.
+        self.log_dict(values | {"step": float(self.trainer.global_step)}, sync_dist=True)
 
     def _metrics(self, stage: str) -> dict[str, float]:
         # Summed in double precision: a float32 count of tokens is exact only to 2^24.

@@ -105,7 +105,8 @@ class Monitor(L.Callback):
 
 def _answer(trainer: L.Trainer, what: str, step: int) -> str:
     lr = max(float(lr) for lr in _scheduler(trainer).at(step))
-    saved = getattr(trainer.checkpoint_callback, "last_model_path", "") or "none yet"
+    saved = getattr(trainer.checkpoint_callback, "last", None)
+    saved = saved if saved is not None and saved.exists() else "none yet"
     return (
         f"{what} is not finite at step {step}, where lr was {lr:.3g}: lower optimizer.lr, lengthen the warmup, or set "
         f"trainer.gradient_clip_val=1; last good checkpoint: {saved}"

@@ -1,6 +1,7 @@
 """The best and the last value of every validation metric over a run."""
 
 import math
+from typing import Any
 
 import lightning as L
 
@@ -20,6 +21,13 @@ class Objective(L.Callback):
         self.step: int | None = None
         self.at_best: dict[str, float] = {}
         self.last: dict[str, float] = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Have the run's end validated where `max_steps` falls inside an epoch; Lightning would end without."""
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Compare what has just been logged; a value that is no number is never the best."""

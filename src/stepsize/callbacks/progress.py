@@ -18,4 +18,4 @@ class Progress(TQDMProgressBar):
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Every validation metric as it was last logged, to four digits."""
-        return {k: f"{float(v):.4g}" for k, v in trainer.callback_metrics.items()}
+        return {k: f"{float(v):.4g}" for k, v in trainer.callback_metrics.items() if k != "step"}
