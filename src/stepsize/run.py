@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import lightning as L
+import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -48,16 +49,25 @@ def train(cfg: DictConfig) -> float:
 
     with recorded(folder / "result.json", trainer, task, objective, cfg.data.batch_size, cfg.seed) as test:
         trainer.fit(task, data, ckpt_path=build.checkpoint(cfg), weights_only=True)
-        best = getattr(trainer.checkpoint_callback, "best", None)
-        test |= trainer.test(
-            task, data, ckpt_path=best if best and best.exists() else None, verbose=False, weights_only=True
-        )[0]
+        load_best(task, folder)
+        tested = trainer.test(task, data, verbose=False)[0]
+        test |= {k: v for k, v in tested.items() if k.startswith("test/")}
 
     if trainer.is_global_zero:
         said = "  ".join(f"{k} {v:.4f}" for k, v in (objective.at_best | test).items())
         log.info("best %s, at step %s:  %s", objective.metric, objective.step, said)
         log.info("%s", os.path.relpath(folder))
     return objective.best
+
+
+def load_best(task: L.LightningModule, folder: Path) -> None:
+    """Give the task the weights of the run's best checkpoint, where it has one.
+
+    `Trainer.test(ckpt_path=...)` would set the callbacks back as well, and with them what the run's last metrics were.
+    """
+    best = folder / "checkpoints" / "best.ckpt"
+    if best.exists():
+        task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
 
 
 def run_folder(cfg: DictConfig) -> Path:
