@@ -4,20 +4,21 @@
     python scripts/bench_overhead.py mlp --repeats 9
     python scripts/bench_overhead.py mlp --profile   # where the recipe's time goes
 
-Three sides train the same network on the same data with AdamW, interleaved in one process; the minimum over the repeats
-is printed, and ratios of minima. `loop` does nothing but train, with the fused step. `recipe` is what `python train.py`
-builds, with all its defaults: TensorBoard, checkpoint, progress bar, learning rates, gradient norm. `typical` is a
-LightningModule as the tutorials write it: a DataLoader of samples, `self.log` and a torchmetric at every step,
-TensorBoard, checkpoint, bar, LearningRateMonitor.
+Three sides train the same network on the same data with AdamW, in turn, in one process; the minimum over all epochs of
+all turns is printed, and ratios of minima. `loop` does nothing but train, with the fused step. `recipe` is what
+`python train.py` builds, with all its defaults: TensorBoard, checkpoint, progress bar, learning rates, gradient norm.
+`typical` is a LightningModule as the tutorials write it: a DataLoader of samples, `self.log` and a torchmetric at every
+step, TensorBoard, checkpoint, bar, LearningRateMonitor. Turns are short, for a shared machine's speed drifts.
 
-`step` is the time between the first batch of an epoch and its validation, a step; `all` is the whole fit, a step, with
-epochs' ends, validation and checkpoints, which the loop does not have.
+`step` is the time from the start of an epoch to its validation, a step. `all` is the whole fit, a step: with its start
+and end, validation and checkpoints, which the loop does not have. The data are loaded before.
 """
 
 import argparse
 import contextlib
 import cProfile
 import io
+import itertools
 import logging
 import pstats
 import tempfile
@@ -45,18 +46,18 @@ from stepsize.config import CONF, register
 from stepsize.task import Task
 
 WORKLOADS = {
-    "mlp": ["data=digits", "model=mlp", "model.widths=[64]", "data.batch_size=32", "trainer.max_epochs=30"],
-    "mnist1d": ["experiment=mnist1d_convnet", "trainer.max_epochs=4"],
-    "fashion_mnist": ["experiment=fashion_mnist_convnet", "trainer.max_epochs=1", "trainer.limit_train_batches=60"],
+    "mlp": ["data=digits", "model=mlp", "model.widths=[64]", "data.batch_size=32", "trainer.max_epochs=20"],
+    "mnist1d": ["experiment=mnist1d_convnet", "trainer.max_epochs=2"],
+    "fashion_mnist": ["experiment=fashion_mnist_convnet", "trainer.max_epochs=1", "trainer.limit_train_batches=30"],
 }
 MAIN = ["name=bench", "run_dir=unused"]
 
 
 class Clock(L.Callback):
-    """Seconds and steps of training, without validation."""
+    """Seconds a step of each epoch, without its validation."""
 
     def __init__(self) -> None:
-        self.seconds, self.steps = 0.0, 0
+        self.epochs: list[float] = []
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.started, self.first = time.perf_counter(), trainer.global_step
@@ -64,8 +65,8 @@ class Clock(L.Callback):
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.sanity_checking:
             return
-        self.seconds += time.perf_counter() - self.started
-        self.steps += trainer.global_step - self.first
+        seconds = time.perf_counter() - self.started
+        self.epochs.append(seconds / (trainer.global_step - self.first))
 
 
 class Typical(L.LightningModule):
@@ -106,49 +107,45 @@ def composed(words: list[str]) -> DictConfig:
 
 
 def recipe(cfg: DictConfig, folder: Path) -> tuple[Any, Task, Any]:
-    """What `python train.py` builds."""
+    """What `python train.py` builds, its data loaded."""
     trainer = build.trainer(cfg, folder, Objective(cfg.objective.metric, str(cfg.objective.mode)))
     data = build.data(cfg)
+    data.prepare_data()
+    data.setup("fit")
     return trainer, build.task(cfg, data, build.optimizer(cfg, trainer.strategy.root_device)), data
 
 
-def loop_seconds(cfg: DictConfig, folder: Path, steps: int) -> float:
-    """Seconds a step of a loop by hand over the recipe's own batches."""
-    trainer, task, data = recipe(cfg, folder)
-    data.trainer = trainer
-    data.prepare_data()
-    data.setup("fit")
+def loop_seconds(cfg: DictConfig, folder: Path) -> float:
+    """Seconds a step of a loop by hand over the recipe's own batches, in its fastest epoch."""
+    _, task, data = recipe(cfg, folder)
     network, batches = task.network.train(), data.train_dataloader()
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
-    done, seconds = 0, 0.0
-    while done < steps:
+    epochs = []
+    for epoch in range(cfg.trainer.max_epochs):
+        batches.sampler.set_epoch(epoch)
         started = time.perf_counter()
-        for x, y in batches:
+        for steps, (x, y) in enumerate(itertools.islice(batches, cfg.trainer.limit_train_batches), 1):  # noqa: B007
             optimizer.zero_grad()
-            F.cross_entropy(network(x), y, label_smoothing=task.label_smoothing).backward()  # type: ignore[no-untyped-call]
+            loss = F.cross_entropy(network(x), y, label_smoothing=task.label_smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
-            done += 1
-            if done == steps:
-                break
-        seconds += time.perf_counter() - started
-    return seconds / steps
+        epochs.append((time.perf_counter() - started) / steps)
+    return min(epochs)
 
 
-def fit_seconds(trainer: Any, module: L.LightningModule, *data: Any) -> tuple[float, float, int]:
-    """Seconds a step while training, seconds a step of the whole fit, and the number of steps."""
+def fit_seconds(trainer: Any, module: L.LightningModule, *data: Any) -> tuple[float, float]:
+    """Seconds a step, in the fastest epoch while training, and over the whole fit."""
     clock = Clock()
     trainer.callbacks.insert(0, clock)
     started = time.perf_counter()
     with silence():
         trainer.fit(module, *data)
-    return clock.seconds / clock.steps, (time.perf_counter() - started) / clock.steps, clock.steps
+    return min(clock.epochs), (time.perf_counter() - started) / trainer.global_step
 
 
 def typical(cfg: DictConfig, folder: Path) -> tuple[L.Trainer, L.LightningModule, DataLoader[Any], DataLoader[Any]]:
     """Lightning with its usual defaults, over the same examples."""
     _, task, data = recipe(cfg, folder)
-    data.prepare_data()
-    data.setup("fit")
     sets = []
     for batches in (data.train_dataloader(), data.val_dataloader()):
         pairs = list(batches)
@@ -181,10 +178,10 @@ def bench(name: str, repeats: int) -> None:
         with tempfile.TemporaryDirectory() as folder:
             ours = fit_seconds(*recipe(cfg, Path(folder) / "recipe"))
             theirs = fit_seconds(*typical(cfg, Path(folder) / "typical"))
-            loop = loop_seconds(cfg, Path(folder) / "loop", ours[2])
-        for side, seconds in (("loop", (loop, loop)), ("recipe", ours[:2]), ("typical", theirs[:2])):
+            loop = loop_seconds(cfg, Path(folder) / "loop")
+        for side, seconds in (("loop", (loop, loop)), ("recipe", ours), ("typical", theirs)):
             best[side] = [min(pair) for pair in zip(best.get(side, seconds), seconds, strict=True)]
-    print(f"\n{name}: microseconds a step, minimum of {repeats} interleaved repeats of {ours[2]} steps")
+    print(f"\n{name}: microseconds a step, minimum over the epochs of {repeats} turns")
     print(f"{'':10}{'step':>10}{'/ loop':>9}{'/ typical':>11}{'all':>12}{'/ typical':>11}")
     for side, (step, whole) in best.items():
         ratios = step / best["loop"][0], step / best["typical"][0], whole / best["typical"][1]
@@ -208,7 +205,7 @@ def main() -> None:
     """Run the workloads that were named."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, []], help="default: all")
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=15, help="turns of each side")
     parser.add_argument("--profile", action="store_true", help="profile the recipe instead")
     args = parser.parse_args()
     register()

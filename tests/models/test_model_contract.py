@@ -112,7 +112,7 @@ def test_gradient_reaches_every_parameter(model_class):
 @every_model
 def test_fits_one_batch(model_class):
     model, inputs = build(model_class)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(150):
         loss = loss_of(model, inputs)
         optimizer.zero_grad()
