@@ -32,6 +32,7 @@ def planned(cfg: DictConfig) -> Mapping[str, Sequence[float]]:
 
     from stepsize import build
     from stepsize.callbacks.objective import Objective
+    from stepsize.check import check
     from stepsize.lr_scheduler import ScheduledLR
 
     class StopAtTheStart(L.Callback):
@@ -40,7 +41,7 @@ def planned(cfg: DictConfig) -> Mapping[str, Sequence[float]]:
         def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             trainer.fit_loop.max_epochs = 0
 
-    build.check(cfg)
+    check(cfg)
     with tempfile.TemporaryDirectory() as folder:
         trainer = build.trainer(cfg, Path(folder), Objective(cfg.objective.metric, str(cfg.objective.mode)))
         trainer.callbacks.append(StopAtTheStart())  # type: ignore[attr-defined]

@@ -1,16 +1,19 @@
 """What every room's tests may use."""
 
+import math
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
+from torch.optim import SGD, Adam
 
 from stepsize.config import register
 
@@ -61,3 +64,39 @@ def command(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
+
+
+class Unfused(SGD):
+    """Takes the word `fused`, but has no such step."""
+
+    def __init__(self, params: Any, lr: float = 0.1, fused: bool | None = None) -> None:
+        if fused:
+            raise RuntimeError("no fused step here")
+        super().__init__(params, lr)
+
+
+class Rateless(SGD):
+    """Has no default learning rate."""
+
+    def __init__(self, params: Any, lr: float) -> None:
+        super().__init__(params, lr)
+
+
+class Ruled(Adam):
+    """Has two rules for its parameters."""
+
+    rules = ("matrix", "vector")
+
+
+class Open(SGD):
+    """Passes on whatever it is given."""
+
+    def __init__(self, params: Any, **keywords: Any) -> None:
+        super().__init__(params, **keywords)
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes above, where `optimizer._target_=math.Class` finds them as in an installed library."""
+    for cls in (Unfused, Rateless, Ruled, Open):
+        monkeypatch.setattr(math, cls.__name__, cls, raising=False)

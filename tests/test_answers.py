@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from stepsize import build
 from stepsize.answers import answer, leave, one_line_errors
+from stepsize.check import check
 from stepsize.config import CONF
 from stepsize.data.errors import DataError
 from stepsize.errors import ConfigError, TrainingStoppedError
@@ -72,7 +72,7 @@ def refused(composed: Composed) -> Callable[..., str | None]:
 
     def answered(*words: str) -> str | None:
         with pytest.raises(Exception) as error:  # noqa: PT011 - which one it is, is what `answer` has to find out
-            build.check(composed(*words))
+            check(composed(*words))
         return answer(error.value)
 
     return answered

@@ -1,10 +1,9 @@
-"""From a config to objects: what is refused before, the fused step, and every optimizer with every schedule."""
+"""From a config to objects: the fused step, resuming, and every optimizer with every schedule."""
 
 import math
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from omegaconf import DictConfig
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, Optimizer
+from torch.optim import Optimizer
 
 from stepsize import build
 from stepsize.callbacks.objective import Objective
@@ -27,135 +26,6 @@ CPU = torch.device("cpu")
 OPTIMIZER_WORDS = sorted({path.stem for path in (CONF / "optimizer").glob("*.yaml")} - {"custom"})
 SCHEDULE_WORDS = sorted(path.stem for path in (CONF / "schedule").glob("*.yaml"))
 STEPS = 3
-
-
-class Unfused(SGD):
-    """Takes the word `fused`, but has no such step."""
-
-    def __init__(self, params: Any, lr: float = 0.1, fused: bool | None = None) -> None:
-        if fused:
-            raise RuntimeError("no fused step here")
-        super().__init__(params, lr)
-
-
-class Rateless(SGD):
-    """Has no default learning rate."""
-
-    def __init__(self, params: Any, lr: float) -> None:
-        super().__init__(params, lr)
-
-
-class Ruled(Adam):
-    """Has two rules for its parameters."""
-
-    rules = ("matrix", "vector")
-
-
-class Open(SGD):
-    """Passes on whatever it is given."""
-
-    def __init__(self, params: Any, **keywords: Any) -> None:
-        super().__init__(params, **keywords)
-
-
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The classes above, where `optimizer._target_=math.Class` finds them as in an installed library."""
-    for cls in (Unfused, Rateless, Ruled, Open):
-        monkeypatch.setattr(math, cls.__name__, cls, raising=False)
-
-
-REFUSED = [
-    (["model=gpt"], "model: GPT takes tokens, but Digits gives values"),
-    (["data=text"], "model: MLP takes values, but Text gives tokens"),
-    (["objective.metric=val/acc"], r"objective.metric=val/acc: never logged; did you mean val/accuracy\?"),
-    (["objective.metric=train/loss"], "objective.metric=train/loss: never logged"),
-    (["data=text", "model=gpt", "objective.metric=val/accuracy"], "never logged; .* val/bits_per_byte, val/loss"),
-    (["task.monitor=val/acc"], r"task.monitor=val/acc: never logged; did you mean val/accuracy\?"),
-    (["callbacks=early_stopping", "callbacks.early_stopping.monitor=loss"], "callbacks.early_stopping.monitor=loss"),
-    (["optimizer=custom", "optimizer._target_=torch.optim.Muon"], "Muon takes matrices only, .* optimizer=adamw"),
-    (["optimizer=custom", "optimizer._target_=torch.optim.Nothing"], "there is no 'Nothing' in torch.optim"),
-    (["optimizer=custom", "optimizer._target_=nolibrary.Adam"], "no module 'nolibrary' is installed"),
-    (["optimizer=custom", "optimizer._target_=torch.optim.Adam", "optimizer.bets=[0,0]"], r"did you mean betas\?"),
-    (["optimizer=custom", "optimizer._target_=torch.optim.Adam", "optimizer.betas=0.9"], "takes 2 values, got 0.9"),
-    (
-        ["optimizer=custom", "optimizer._target_=math.Rateless"],
-        "Rateless has no default learning rate; set optimizer.lr",
-    ),
-    (["optimizer=custom", "optimizer._target_=math.Rateless", "optimizer.lr=null"], "set optimizer.lr"),
-    (["optimizer=lbfgs", "trainer.accumulate_grad_batches=2"], "LBFGS .* cannot accumulate batches; set"),
-    (["optimizer=lbfgs", "trainer.precision=16-mixed"], "LBFGS .* 16-mixed cannot scale; set"),
-    (["optimizer=lbfgs", "trainer.precision=16"], "LBFGS .* 16-mixed cannot scale; set"),
-    (["optimizer=lbfgs", "param_groups.layer_decay=0.9"], "LBFGS has one group of parameters; drop"),
-    (["optimizer=lbfgs", "param_groups.patterns=[{pattern: head}]"], "LBFGS has one group of parameters; drop"),
-    (["optimizer.fused=true", "optimizer.foreach=true"], "fused=true and foreach=true exclude each other"),
-    (["optimizer.fused=true", "optimizer.differentiable=true"], "fused=true and differentiable=true exclude"),
-    (
-        ["optimizer.fused=true", "trainer.precision=16-mixed", "trainer.gradient_clip_val=1"],
-        "optimizer.fused=true: .* leave fused out",
-    ),
-    (["param_groups.patterns=[{pattern: head, rule: matrix}]"], "AdamW has no rule 'matrix'; There is nothing"),
-    (
-        ["optimizer=custom", "optimizer._target_=math.Ruled", "param_groups.patterns=[{pattern: head, rule: matrx}]"],
-        r"Ruled has no rule 'matrx'; did you mean matrix\? There are: matrix, vector",
-    ),
-    (["param_groups.patterns=[{patern: head}]"], r"patterns\[0\].patern: there is no such key; did you mean pattern\?"),
-    (["param_groups.patterns=[{pattern: '('}]"], r"pattern '\(' is no regular expression"),
-    (["param_groups.layer_decay=0"], r"layer_decay must be in \(0, 1\], got 0.0"),
-    (["trainer.max_epochs=-1"], "schedule: warmup_fraction=0.05 .* needs a finite one: set trainer.max_steps"),
-    (["trainer.max_epochs=-1", "schedule=cosine"], "schedule=cosine needs a finite run .* take schedule=constant"),
-    (["trainer.max_epochs=-1", "schedule=step"], "every_fraction=0.333333 .* or give schedule.every_steps"),
-    (["schedule.warmup_steps=5", "schedule.warmup_fraction=0.1"], "give warmup_steps or warmup_fraction, not both"),
-    (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
-    (["data.batch_size=0"], "data: batch_size must be at least 1, got 0"),
-    (["resume=nowhere"], "resume=nowhere: there is no checkpoint nowhere"),
-]
-
-ALLOWED = [
-    [],
-    ["data=text", "model=gpt"],
-    ["data=text", "model=gpt", "objective.metric=val/perplexity"],
-    ["data=mnist1d", "model=convnet"],
-    ["objective.metric=val/accuracy", "objective.mode=max"],
-    ["optimizer=lbfgs", "trainer.precision=bf16-mixed"],
-    ["optimizer=custom", "optimizer._target_=torch.optim.ASGD", "optimizer.lr=0.1"],
-    ["optimizer=custom", "optimizer._target_=math.Open", "optimizer.lr=0.1", "optimizer.momentum=0.5"],
-    ["optimizer=custom", "optimizer._target_=math.Ruled", "param_groups.patterns=[{pattern: head, rule: vector}]"],
-    ["optimizer.fused=true", "trainer.precision=16-mixed"],
-    ["optimizer.fused=true", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"],
-    ["trainer.max_epochs=-1", "schedule=constant"],
-    ["trainer.max_epochs=-1", "schedule=inverse_sqrt", "schedule.warmup_steps=5"],
-    ["trainer.max_epochs=-1", "schedule=step", "schedule.every_steps=5"],
-    ["trainer.max_epochs=-1", "trainer.max_steps=5"],
-    ["callbacks=minimal", "logger=none"],
-]
-
-
-@pytest.mark.usefixtures("library")
-@pytest.mark.parametrize(("words", "reason"), REFUSED, ids=lambda value: " ".join(value) if type(value) is list else "")
-def test_what_cannot_work_is_refused_with_the_reason(composed: Composed, words: list[str], reason: str) -> None:
-    with pytest.raises(ConfigError, match=reason):
-        build.check(composed(*words))
-
-
-@pytest.mark.usefixtures("library")
-@pytest.mark.parametrize("words", ALLOWED, ids=" ".join)
-def test_what_can_work_is_not_refused(composed: Composed, words: list[str]) -> None:
-    build.check(composed(*words))
-
-
-def test_an_open_signature_still_needs_a_learning_rate(composed: Composed, library: None) -> None:
-    with pytest.raises(ConfigError, match="Open has no default learning rate"):
-        build.check(composed("optimizer=custom", "optimizer._target_=math.Open"))
-
-
-def test_a_check_leaves_the_random_numbers_alone(composed: Composed) -> None:
-    cfg = composed()
-    torch.manual_seed(0)
-    build.check(cfg)
-    drawn = torch.rand(3)
-    torch.manual_seed(0)
-    assert torch.equal(drawn, torch.rand(3))
 
 
 def test_a_run_is_resumed_from_its_folder(composed: Composed, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""From a composed config to objects: the one caller of `hydra.utils.instantiate`, and what is refused before."""
+"""From a composed config to objects: the one caller of `hydra.utils.instantiate`."""
 
 import inspect
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -14,24 +13,20 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import Optimizer
 
 from stepsize.callbacks.objective import Objective
 from stepsize.errors import ConfigError, suggestion
 from stepsize.no_profiler import NoProfiler
 from stepsize.optimizers.fused import has_fused_step
-from stepsize.param_groups import param_groups, read_patterns
 from stepsize.schedules.horizon import HorizonError
 from stepsize.schedules.schedule import Schedule
 from stepsize.schedules.warmup import warmup
 from stepsize.signature import UnknownTargetError, load
 from stepsize.task import Task
 
-log = logging.getLogger(__name__)
-
 _WARMUP = ("warmup_steps", "warmup_fraction")
-_FP16 = ("16-mixed", 16, "16")  # Lightning's names for automatic mixed precision in float16
+FP16 = ("16-mixed", 16, "16")  # Lightning's names for automatic mixed precision in float16
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
@@ -39,80 +34,6 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}
-
-
-def check(cfg: DictConfig) -> None:
-    """Refuse what cannot work, before any data is loaded and any network or trainer built.
-
-    Raises:
-        ConfigError: with the reason and what to do instead.
-    """
-    source, model = _target(cfg, "data"), _target(cfg, "model")
-    if model.accepts != source.kind:
-        raise ConfigError(f"model: {model.__name__} takes {model.accepts}, but {source.__name__} gives {source.kind}")
-    data(cfg)
-    _check_metrics(cfg, [f"val/{m}" for m in ("loss", *source.metrics)])
-    if cfg.trainer.limit_val_batches == 0:
-        raise ConfigError(
-            "trainer.limit_val_batches=0: the objective is measured in validation; leave at least 1 batch"
-        )
-    checkpoint(cfg)
-    _check_optimizer(cfg)
-    if cfg.trainer.accumulate_grad_batches < 1:
-        raise ConfigError(
-            f"trainer.accumulate_grad_batches must be at least 1, got {cfg.trainer.accumulate_grad_batches}"
-        )
-    multiplier = schedule(cfg)
-    if cfg.trainer.max_epochs == -1 and cfg.trainer.max_steps == -1:
-        with _blame("schedule"):
-            multiplier(0, None)
-
-
-def _check_metrics(cfg: DictConfig, logged: list[str]) -> None:
-    watched = {"objective.metric": cfg.objective.metric, "task.monitor": cfg.task.monitor}
-    for name, callback in (cfg.callbacks or {}).items():
-        if "monitor" in callback:
-            watched[f"callbacks.{name}.monitor"] = callback.monitor
-    for key, metric in watched.items():
-        if metric not in logged:
-            raise ConfigError(f"{key}={metric}: never logged; {suggestion(str(metric), logged)}")
-
-
-def _check_optimizer(cfg: DictConfig) -> None:
-    make = optimizer(cfg, None)
-    name = make.func.__name__
-    matrix, vector = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
-    with _blame("optimizer"):
-        made = make([matrix])
-    try:
-        make([vector])
-    except ValueError:
-        raise ConfigError(
-            f"optimizer: {name} takes matrices only, and every network has biases or norms; "
-            "take one that treats the others too, such as optimizer=adamw"
-        ) from None
-    if isinstance(made, LBFGS):
-        if cfg.trainer.accumulate_grad_batches > 1:
-            raise ConfigError(
-                f"optimizer: {name} evaluates a batch several times a step and cannot accumulate batches; set "
-                "trainer.accumulate_grad_batches=1 and a larger data.batch_size"
-            )
-        if cfg.trainer.precision in _FP16:
-            raise ConfigError(
-                f"optimizer: {name} evaluates a batch several times a step, which 16-mixed cannot scale; set "
-                "trainer.precision=bf16-mixed or 32-true"
-            )
-        if cfg.param_groups.patterns or cfg.param_groups.layer_decay < 1:
-            raise ConfigError(
-                f"optimizer: {name} has one group of parameters; drop param_groups.patterns and layer_decay"
-            )
-    rules = getattr(type(made), "rules", ())
-    with _blame("param_groups"):
-        patterns = read_patterns(plain(cfg.param_groups)["patterns"])
-        param_groups(nn.ParameterList([matrix, vector]), 1.0, 0.0, layer_decay=cfg.param_groups.layer_decay)
-    for pattern in patterns:
-        if pattern.rule is not None and pattern.rule not in rules:
-            raise ConfigError(f"param_groups: {name} has no rule {pattern.rule!r}; {suggestion(pattern.rule, rules)}")
 
 
 def optimizer(cfg: DictConfig, device: torch.device | None) -> partial[Optimizer]:
@@ -125,41 +46,44 @@ def optimizer(cfg: DictConfig, device: torch.device | None) -> partial[Optimizer
     Raises:
         ConfigError: an unknown class or argument, or fused=true where the device has no fused step.
     """
-    cls = _target(cfg, "optimizer")
-    with _blame("optimizer"):
-        make = instantiate(cfg.optimizer, _convert_="all")
+    cls = target(cfg, "optimizer")
+    with blame("optimizer"):
+        given = instantiate(cfg.optimizer, _convert_="all").keywords
     known = {n: p for n, p in inspect.signature(cls).parameters.items() if n != "params"}
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
-        for key in make.keywords:
+        for key in given:
             if key not in known:
                 raise ConfigError(f"optimizer.{key}: {cls.__name__} has no such argument; {suggestion(key, known)}")
-    for key, value in make.keywords.items():
+    for key, value in given.items():
         default = known[key].default if key in known else None
         if isinstance(default, tuple) and not (isinstance(value, list) and len(value) == len(default)):
             raise ConfigError(f"optimizer.{key}: {cls.__name__} takes {len(default)} values, got {value}")
-    keywords = {n: p.default for n, p in known.items() if n in ("lr", "weight_decay")} | make.keywords
+    keywords = {n: p.default for n, p in known.items() if n in ("lr", "weight_decay")} | given
     if keywords.get("lr", inspect.Parameter.empty) in (inspect.Parameter.empty, None):
         raise ConfigError(f"optimizer.lr: {cls.__name__} has no default learning rate; set optimizer.lr=0.001, say")
-    for other in ("foreach", "differentiable"):
-        if keywords.get("fused") and keywords.get(other):
-            raise ConfigError(f"optimizer: fused=true and {other}=true exclude each other; leave one of them out")
-    # Under fp16 a fused step unscales the gradient itself, after it would have to be clipped.
-    scaled_and_clipped = cfg.trainer.precision in _FP16 and cfg.trainer.gradient_clip_val
-    if keywords.get("fused") and scaled_and_clipped:
-        raise ConfigError(
-            "optimizer.fused=true: a fused step unscales 16-mixed's gradient too late to clip it; leave fused out, or "
-            "set trainer.precision=bf16-mixed"
-        )
-    if device is None:
-        return partial(cls, **keywords | {"fused": None} if "fused" in known else keywords)
-    if keywords.get("fused") and not has_fused_step(cls, device):
-        raise ConfigError(f"optimizer.fused=true: {cls.__name__} has no fused step on {device.type}; leave it out")
-    undecided = keywords.get("fused", False) is None and not any(
-        keywords.get(other) for other in ("foreach", "capturable", "differentiable")
-    )
-    if undecided and not scaled_and_clipped and has_fused_step(cls, device):
-        keywords["fused"] = True
+    if "fused" in keywords:
+        keywords["fused"] = _fused(cfg, cls, keywords, device)
     return partial(cls, **keywords)
+
+
+def _fused(cfg: DictConfig, cls: type[Optimizer], keywords: dict[str, Any], device: torch.device | None) -> bool | None:
+    """Whether the step is to be fused; None as long as the device is not known."""
+    wanted, others = keywords["fused"], [k for k in ("foreach", "capturable", "differentiable") if keywords.get(k)]
+    # Under fp16 a fused step unscales the gradient itself, after it would have to be clipped.
+    clipped_too_early = cfg.trainer.precision in FP16 and cfg.trainer.gradient_clip_val
+    if wanted:
+        for other in {"foreach", "differentiable"} & set(others):
+            raise ConfigError(f"optimizer: fused=true and {other}=true exclude each other; leave one of them out")
+        if clipped_too_early:
+            raise ConfigError(
+                "optimizer.fused=true: a fused step unscales 16-mixed's gradient too late to clip it; leave fused out, "
+                "or set trainer.precision=bf16-mixed"
+            )
+        if device is not None and not has_fused_step(cls, device):
+            raise ConfigError(f"optimizer.fused=true: {cls.__name__} has no fused step on {device.type}; leave it out")
+    if device is None or wanted is not None:
+        return wanted if device is not None else None
+    return True if not others and not clipped_too_early and has_fused_step(cls, device) else None
 
 
 def schedule(cfg: DictConfig) -> Schedule:
@@ -170,7 +94,7 @@ def schedule(cfg: DictConfig) -> Schedule:
     """
     keys = plain(cfg.schedule)
     lengths = {k: keys.pop(k, None) for k in _WARMUP}
-    with _blame("schedule"):
+    with blame("schedule"):
         return warmup(instantiate(keys, _convert_="all"), **lengths)
 
 
@@ -180,7 +104,7 @@ def data(cfg: DictConfig) -> L.LightningDataModule:
     Raises:
         ConfigError: a value out of range.
     """
-    with _blame("data"):
+    with blame("data"):
         module: L.LightningDataModule = instantiate(cfg.data, _convert_="all")
     return module
 
@@ -196,17 +120,17 @@ def task(cfg: DictConfig, data: Any, optimizer: partial[Optimizer]) -> Task:
     Raises:
         ConfigError: a value out of range.
     """
-    with _blame("model"):
+    with blame("model"):
         network = instantiate(cfg.model, _convert_="all")(data.input_shape, data.num_classes)
     if any(p.ndim == 4 for p in network.parameters()):
         network = network.to(memory_format=torch.channels_last)  # convolutions run faster so, on a GPU and on a CPU
     if cfg.compile:
         network.compile()  # in place: the names in a checkpoint stay
     groups = instantiate(cfg.param_groups, _convert_="all")
-    with _blame("param_groups"):
+    with blame("param_groups"):
         groups(network, 1.0, 0.0)
     make = instantiate(cfg.task, _convert_="all")
-    with _blame("task"):
+    with blame("task"):
         built: Task = make(network, optimizer, schedule(cfg), groups, data.metrics)
     return built
 
@@ -219,12 +143,12 @@ def trainer(cfg: DictConfig, folder: Path, objective: Objective) -> L.Trainer:
     """
     callbacks: list[L.Callback] = [objective]
     for name, node in (cfg.callbacks or {}).items():
-        with _blame(f"callbacks.{name}"):
+        with blame(f"callbacks.{name}"):
             made = instantiate(node, _convert_="all")
             if name == "checkpoint":
                 made = made(dirpath=folder / "checkpoints", config=plain(cfg), objective=objective)
             callbacks.append(made)
-    with _blame("trainer"):
+    with blame("trainer"):
         make = instantiate(cfg.trainer, _convert_="all")
         precision = make.keywords["precision"]
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -256,7 +180,7 @@ def _enabled(cfg: DictConfig) -> dict[str, bool]:
 def _logger(cfg: DictConfig, folder: Path) -> Any:
     if not cfg.logger:
         return False
-    with _blame("logger"):
+    with blame("logger"):
         return instantiate(cfg.logger, _convert_="all")(save_dir=str(folder))
 
 
@@ -289,15 +213,16 @@ def choices(cfg: DictConfig, words: Mapping[str, str], total_batch_size: int) ->
     return row | {"total_batch_size": total_batch_size, "seed": cfg.seed}
 
 
-def _target(cfg: DictConfig, group: str) -> Any:
+def target(cfg: DictConfig, group: str) -> Any:
+    """The class or function that a group's choice names, imported."""
     if cfg[group] is None:
         raise ConfigError(f"{group}: a run needs one; set {group}=WORD, python train.py --help lists the words")
-    with _blame(group):
+    with blame(group):
         return load(cfg[group]._target_)
 
 
 @contextmanager
-def _blame(key: str) -> Iterator[None]:
+def blame(key: str) -> Iterator[None]:
     """Turn what a constructor refuses into an answer that names the config key."""
     try:
         yield

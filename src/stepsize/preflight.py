@@ -23,11 +23,11 @@ class Preflight(Callback):
         """Check a single run; `stepsize.run.train` checks each job of several."""
         if joins_a_run():
             return
-        from stepsize import build  # loads torch: not before Hydra has composed
+        from stepsize.check import check  # loads torch: not before Hydra has composed
 
         HydraConfig.instance().set_config(config)  # Hydra's own next step; the folder's name is made of its choices
         try:
-            build.check(config)
+            check(config)
             refuse_used(Path(config.hydra.run.dir), config.resume)
         except Exception as error:  # all of them would else become warnings
             leave(error)
@@ -41,7 +41,7 @@ class Preflight(Callback):
 
 def joins_a_run() -> bool:
     """Whether Lightning started this process to join a run that was checked, and whose folder is in use."""
-    return "LOCAL_RANK" in os.environ
+    return int(os.environ.get("LOCAL_RANK", "0")) > 0
 
 
 def refuse_used(folder: Path, resume: str | None) -> None:
@@ -50,9 +50,6 @@ def refuse_used(folder: Path, resume: str | None) -> None:
     Raises:
         ConfigError: the folder holds a run, and `resume` does not say to continue it.
     """
-    if (
-        resume is None
-        and not joins_a_run()
-        and any((folder / trace).exists() for trace in ("result.json", "checkpoints", "tensorboard"))
-    ):
+    traces = ("result.json", "checkpoints", "tensorboard")
+    if resume is None and not joins_a_run() and any((folder / trace).exists() for trace in traces):
         raise ConfigError(f"run_dir={folder}: holds a run already; choose another folder, or resume={folder}")

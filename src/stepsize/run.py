@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from stepsize import build
 from stepsize.callbacks.objective import Objective
+from stepsize.check import check
 from stepsize.preflight import refuse_used
 from stepsize.result import recorded
 from stepsize.tensorboard import TensorBoard
@@ -32,7 +33,7 @@ def train(cfg: DictConfig) -> float:
         ConfigError: a choice that cannot work; nothing has been loaded then.
         TrainingStoppedError: the loss was no longer finite.
     """
-    build.check(cfg)
+    check(cfg)
     folder = run_folder(cfg)
     for message in _NOT_OURS:
         warnings.filterwarnings("ignore", message)

@@ -1,14 +1,12 @@
 """Whether an optimizer of torch's has a fused step on a device."""
 
 import inspect
-from functools import cache
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 
-@cache
 def has_fused_step(optimizer: type[Optimizer], device: torch.device) -> bool:
     """True if `optimizer(..., fused=True)` takes a step there: found by taking one, since torch has no list to ask.
 

@@ -1,0 +1,85 @@
+"""What is refused before any data are loaded and any network or trainer is built."""
+
+import torch
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import LBFGS
+
+from stepsize import build
+from stepsize.build import FP16, blame, target
+from stepsize.errors import ConfigError, suggestion
+from stepsize.param_groups import param_groups, read_patterns
+
+
+def check(cfg: DictConfig) -> None:
+    """Refuse what cannot work, before any data is loaded and any network or trainer built.
+
+    Raises:
+        ConfigError: with the reason and what to do instead.
+    """
+    source, model = target(cfg, "data"), target(cfg, "model")
+    if model.accepts != source.kind:
+        raise ConfigError(f"model: {model.__name__} takes {model.accepts}, but {source.__name__} gives {source.kind}")
+    build.data(cfg)
+    _check_metrics(cfg, [f"val/{m}" for m in ("loss", *source.metrics)])
+    if cfg.trainer.limit_val_batches == 0:
+        raise ConfigError(
+            "trainer.limit_val_batches=0: the objective is measured in validation; leave at least 1 batch"
+        )
+    build.checkpoint(cfg)
+    _check_optimizer(cfg)
+    if cfg.trainer.accumulate_grad_batches < 1:
+        raise ConfigError(
+            f"trainer.accumulate_grad_batches must be at least 1, got {cfg.trainer.accumulate_grad_batches}"
+        )
+    multiplier = build.schedule(cfg)
+    if cfg.trainer.max_epochs == -1 and cfg.trainer.max_steps == -1:
+        with blame("schedule"):
+            multiplier(0, None)
+
+
+def _check_metrics(cfg: DictConfig, logged: list[str]) -> None:
+    watched = {"objective.metric": cfg.objective.metric, "task.monitor": cfg.task.monitor}
+    for name, callback in (cfg.callbacks or {}).items():
+        if "monitor" in callback:
+            watched[f"callbacks.{name}.monitor"] = callback.monitor
+    for key, metric in watched.items():
+        if metric not in logged:
+            raise ConfigError(f"{key}={metric}: never logged; {suggestion(str(metric), logged)}")
+
+
+def _check_optimizer(cfg: DictConfig) -> None:
+    make = build.optimizer(cfg, None)
+    name = make.func.__name__
+    matrix, vector = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
+    with blame("optimizer"):
+        made = make([matrix])
+    try:
+        make([vector])
+    except ValueError:
+        raise ConfigError(
+            f"optimizer: {name} takes matrices only, and every network has biases or norms; "
+            "take one that treats the others too, such as optimizer=adamw"
+        ) from None
+    if isinstance(made, LBFGS):
+        if cfg.trainer.accumulate_grad_batches > 1:
+            raise ConfigError(
+                f"optimizer: {name} evaluates a batch several times a step and cannot accumulate batches; set "
+                "trainer.accumulate_grad_batches=1 and a larger data.batch_size"
+            )
+        if cfg.trainer.precision in FP16:
+            raise ConfigError(
+                f"optimizer: {name} evaluates a batch several times a step, which 16-mixed cannot scale; set "
+                "trainer.precision=bf16-mixed or 32-true"
+            )
+        if cfg.param_groups.patterns or cfg.param_groups.layer_decay < 1:
+            raise ConfigError(
+                f"optimizer: {name} has one group of parameters; drop param_groups.patterns and layer_decay"
+            )
+    rules = getattr(type(made), "rules", ())
+    with blame("param_groups"):
+        patterns = read_patterns(build.plain(cfg.param_groups)["patterns"])
+        param_groups(nn.ParameterList([matrix, vector]), 1.0, 0.0, layer_decay=cfg.param_groups.layer_decay)
+    for pattern in patterns:
+        if pattern.rule is not None and pattern.rule not in rules:
+            raise ConfigError(f"param_groups: {name} has no rule {pattern.rule!r}; {suggestion(pattern.rule, rules)}")
