@@ -2,7 +2,8 @@
 
     python scripts/bench_overhead.py                 # all three workloads
     python scripts/bench_overhead.py mlp --repeats 9
-    python scripts/bench_overhead.py mlp --profile   # where the recipe's time goes
+    python scripts/bench_overhead.py mlp --parts     # what each part of the recipe adds
+    python scripts/bench_overhead.py mlp --profile   # where the rest goes, function by function
 
 Three sides train the same network on the same data with AdamW, in turn, in one process; the minimum over all epochs of
 all turns is printed, and ratios of minima. `loop` does nothing but train, with the fused step. `recipe` is what
@@ -188,6 +189,26 @@ def bench(name: str, repeats: int) -> None:
         print(f"{side:10}{step * 1e6:10.0f}{ratios[0]:9.2f}{ratios[1]:11.2f}{whole * 1e6:12.0f}{ratios[2]:11.2f}")
 
 
+def parts(name: str, turns: int) -> None:
+    """Print what the recipe takes with one part less at a time."""
+    sides: dict[str, list[str]] = {
+        "everything": [],
+        "less the progress bar": ["~callbacks.progress"],
+        "less the checkpoint": ["~callbacks.checkpoint", "~callbacks.progress"],
+        "less the monitor": ["~callbacks.checkpoint", "~callbacks.progress", "~callbacks.monitor"],
+    }
+    configs = {side: composed([*WORKLOADS[name], *words]) for side, words in sides.items()}
+    best = dict.fromkeys(["loop", *sides], float("inf"))
+    for _ in range(turns):
+        with tempfile.TemporaryDirectory() as folder:
+            best["loop"] = min(best["loop"], loop_seconds(configs["everything"], Path(folder) / "loop"))
+            for side, cfg in configs.items():
+                best[side] = min(best[side], fit_seconds(*recipe(cfg, Path(folder) / side))[0])
+    print(f"\n{name}: microseconds a step, minimum over the epochs of {turns} turns, each line with one part less")
+    for side, seconds in best.items():
+        print(f"{side:24}{seconds * 1e6:8.0f}")
+
+
 def profile(name: str) -> None:
     """Print where the recipe's own time goes, by cumulative time."""
     cfg = composed(WORKLOADS[name])
@@ -206,6 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, []], help="default: all")
     parser.add_argument("--repeats", type=int, default=15, help="turns of each side")
+    parser.add_argument("--parts", action="store_true", help="take the recipe apart instead")
     parser.add_argument("--profile", action="store_true", help="profile the recipe instead")
     args = parser.parse_args()
     register()
@@ -213,7 +235,12 @@ def main() -> None:
     logging.disable(logging.INFO)
     print(f"torch {torch.__version__}, lightning {L.__version__}, {torch.get_num_threads()} threads")
     for name in args.workloads or WORKLOADS:
-        profile(name) if args.profile else bench(name, args.repeats)
+        if args.profile:
+            profile(name)
+        elif args.parts:
+            parts(name, args.repeats)
+        else:
+            bench(name, args.repeats)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ class Checkpoint(LightningCheckpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         partial = self.last.with_suffix(".partial")
+        if trainer.is_global_zero:
+            partial.unlink(missing_ok=True)  # a run killed below leaves a second name for the last checkpoint
         trainer.save_checkpoint(partial)  # all processes take part, and wait for each other
         if trainer.is_global_zero:
             os.replace(partial, self.last)

@@ -31,14 +31,14 @@ class Monitor(L.Callback):
 
     def __init__(self) -> None:
         self._losses: list[Tensor] = []
-        self._read_until = 0
+        self._known: list[tuple[int, int]] = []  # number of losses kept so far, and the optimizer step then
         self._measured: list[nn.Parameter] = []
         self._before: list[Tensor] = []
         self._metrics: dict[str, float] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the schedule's curve."""
-        self._read_until = trainer.global_step
+        self._known = [(0, trainer.global_step)]
         self._every: int = trainer.log_every_n_steps or _WATCH_EVERY  # type: ignore[attr-defined]
         self._logger = trainer.logger if trainer.log_every_n_steps else None  # type: ignore[attr-defined]
         scheduler = _scheduler(trainer)
@@ -47,6 +47,10 @@ class Monitor(L.Callback):
         stride = max(1, scheduler.horizon // _CURVE_POINTS)
         for step in [*range(0, scheduler.horizon, stride), scheduler.horizon]:
             self._logger.log_metrics({"schedule/multiplier": scheduler.schedule(step, scheduler.horizon)}, step)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note where the epoch begins: the accumulation before it may have been cut short."""
+        self._known.append((len(self._losses), trainer.global_step))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Measure the gradient, and keep the weights the step is to be compared with, where it is to be logged."""
@@ -71,7 +75,7 @@ class Monitor(L.Callback):
         self._measured, self._before = [], []
         self._metrics["train/loss"] = self._mean_loss(trainer)
         self._losses.clear()
-        self._read_until = trainer.global_step
+        self._known = [(0, trainer.global_step)]
         if self._logger is not None:
             self._logger.log_metrics(self._metrics, trainer.global_step)
 
@@ -97,8 +101,9 @@ class Monitor(L.Callback):
         if trainer.world_size > 1:
             mean = trainer.strategy.reduce(mean, reduce_op="mean")
         if not math.isfinite(mean):
-            batches = int(torch.isfinite(losses).int().argmin())  # before the first that is not
-            step = self._read_until + batches // trainer.accumulate_grad_batches
+            broken = int(torch.isfinite(losses).int().argmin())  # the first that is not
+            known, step = max(noted for noted in self._known if noted[0] <= broken)
+            step += (broken - known) // trainer.accumulate_grad_batches
             raise TrainingStoppedError(_answer(trainer, "the loss", step))
         return float(mean)
 
