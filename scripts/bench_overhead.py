@@ -42,7 +42,6 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from stepsize import build
-from stepsize.callbacks.objective import Objective
 from stepsize.config import CONF, register
 from stepsize.task import Task
 
@@ -109,11 +108,10 @@ def composed(words: list[str]) -> DictConfig:
 
 def recipe(cfg: DictConfig, folder: Path) -> tuple[Any, Task, Any]:
     """What `python train.py` builds, its data loaded."""
-    trainer = build.trainer(cfg, folder, Objective(cfg.objective.metric, str(cfg.objective.mode)))
-    data = build.data(cfg)
+    trainer, task, data, _ = build.assemble(cfg, folder)
     data.prepare_data()
     data.setup("fit")
-    return trainer, build.task(cfg, data, build.optimizer(cfg, trainer.strategy.root_device)), data
+    return trainer, task, data
 
 
 def loop_seconds(cfg: DictConfig, folder: Path) -> float:

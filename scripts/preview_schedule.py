@@ -31,7 +31,6 @@ def planned(cfg: DictConfig) -> Mapping[str, Sequence[float]]:
     import lightning as L
 
     from stepsize import build
-    from stepsize.callbacks.objective import Objective
     from stepsize.check import check
     from stepsize.lr_scheduler import ScheduledLR
 
@@ -43,10 +42,8 @@ def planned(cfg: DictConfig) -> Mapping[str, Sequence[float]]:
 
     check(cfg)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = build.trainer(cfg, Path(folder), Objective(cfg.objective.metric, str(cfg.objective.mode)))
+        trainer, task, data, _ = build.assemble(cfg, Path(folder))
         trainer.callbacks.append(StopAtTheStart())  # type: ignore[attr-defined]
-        data = build.data(cfg)
-        task = build.task(cfg, data, build.optimizer(cfg, trainer.strategy.root_device))
         trainer.fit(task, data)
     scheduler = trainer.lr_scheduler_configs[0].scheduler
     assert isinstance(scheduler, ScheduledLR)
@@ -91,8 +88,9 @@ def main() -> None:
         return
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [*sys.argv[1:], "name=preview", "logger=none", "callbacks=minimal"], True)
+        cfg = compose("train", [*sys.argv[1:], "name=preview"], True)
     words = cfg.hydra.runtime.choices
+    cfg.logger, cfg.callbacks = None, {}  # not by their words: those of the run may set keys of what it chose
     warnings.filterwarnings("ignore")  # what the run itself will say
     logging.disable(logging.INFO)
     curves = planned(cfg)

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ProgressBar
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -26,27 +26,6 @@ CPU = torch.device("cpu")
 OPTIMIZER_WORDS = sorted({path.stem for path in (CONF / "optimizer").glob("*.yaml")} - {"custom"})
 SCHEDULE_WORDS = sorted(path.stem for path in (CONF / "schedule").glob("*.yaml"))
 STEPS = 3
-
-
-def test_a_run_is_resumed_from_its_folder(composed: Composed, tmp_path: Path) -> None:
-    last = tmp_path / "old" / "checkpoints" / "last.ckpt"
-    last.parent.mkdir(parents=True)
-    last.touch()
-    assert build.checkpoint(composed(f"resume={tmp_path / 'old'}")) == last
-
-
-def test_a_run_is_resumed_from_a_checkpoint(composed: Composed, tmp_path: Path) -> None:
-    (tmp_path / "some.ckpt").touch()
-    assert build.checkpoint(composed(f"resume={tmp_path / 'some.ckpt'}")) == tmp_path / "some.ckpt"
-
-
-def test_a_folder_without_a_checkpoint_is_refused(composed: Composed, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no checkpoint .*last\.ckpt"):
-        build.checkpoint(composed(f"resume={tmp_path}"))
-
-
-def test_a_run_starts_anew_unless_told(composed: Composed) -> None:
-    assert build.checkpoint(composed()) is None
 
 
 @pytest.mark.parametrize("word", ["sgd", "momentum", "nesterov", "adam", "adamw", "adagrad"])
@@ -66,8 +45,8 @@ def test_an_optimizer_without_a_fused_step_is_not_asked_for_one(composed: Compos
     [
         ["optimizer.foreach=true"],
         ["optimizer.differentiable=true"],
-        ["trainer.precision=16-mixed", "trainer.gradient_clip_val=1"],
-        ["trainer.precision=16", "trainer.gradient_clip_val=1"],
+        ["trainer.precision=16-mixed"],
+        ["trainer.precision=16"],
     ],
     ids=" ".join,
 )
@@ -77,7 +56,7 @@ def test_the_step_is_not_fused_where_the_user_chose_what_excludes_it(composed: C
 
 @pytest.mark.parametrize(
     "words",
-    [["optimizer.foreach=false"], ["trainer.precision=16-mixed"], ["trainer.gradient_clip_val=1"]],
+    [["optimizer.foreach=false"], ["trainer.precision=bf16-mixed"], ["trainer.gradient_clip_val=1"]],
     ids=" ".join,
 )
 def test_the_step_stays_fused_where_nothing_excludes_it(composed: Composed, words: list[str]) -> None:
@@ -125,8 +104,6 @@ def test_a_pattern_that_matches_nothing_is_refused_with_its_key(composed: Compos
     [
         ("trainer.accelerator=gpuu", "trainer: "),
         ("trainer.precision=17", "trainer: "),
-        ("trainer.enable_checkpointing=false", "trainer: .*ModelCheckpoint"),
-        ("trainer.enable_progress_bar=false", "trainer: .*enable_progress_bar"),
     ],
 )
 def test_what_lightning_refuses_is_said_of_the_trainer(
@@ -134,6 +111,18 @@ def test_what_lightning_refuses_is_said_of_the_trainer(
 ) -> None:
     with pytest.raises(ConfigError, match=reason):
         build.trainer(composed("trainer=cpu", word), tmp_path, Objective("val/loss", "min"))
+
+
+@pytest.mark.parametrize(("switch", "kind"), [("checkpointing", Checkpoint), ("progress_bar", ProgressBar)])
+def test_a_switch_of_the_trainer_turns_our_callback_off(
+    composed: Composed, tmp_path: Path, switch: str, kind: type
+) -> None:
+    counts = []
+    for wanted in ("null", "false"):
+        cfg = composed("trainer=cpu", f"trainer.enable_{switch}={wanted}")
+        callbacks = build.trainer(cfg, tmp_path, Objective("val/loss", "min")).callbacks
+        counts.append(sum(isinstance(c, kind) for c in callbacks))
+    assert counts == [1, 0]
 
 
 def test_lightning_adds_no_callback_of_its_own(composed: Composed, tmp_path: Path) -> None:

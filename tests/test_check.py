@@ -54,6 +54,12 @@ REFUSED = [
     (["schedule.warmup_steps=5", "schedule.warmup_fraction=0.1"], "give warmup_steps or warmup_fraction, not both"),
     (["trainer.accumulate_grad_batches=0"], "trainer.accumulate_grad_batches must be at least 1, got 0"),
     (["data.batch_size=0"], "data: batch_size must be at least 1, got 0"),
+    (["objective.metric=val/accuracy", "objective.mode=min"], "objective.mode=min: for val/accuracy better is max"),
+    (["trainer.gradient_clip_val=-1"], "trainer.gradient_clip_val must be at least 0, got -1"),
+    (["trainer.max_epochs=0"], "must be at least 1, or -1 for no limit, got 0"),
+    (["trainer.limit_val_batches=0"], "the objective is measured in validation"),
+    (["trainer.strategy=ddp_spawn"], "take trainer=ddp"),
+    (["seed=-1"], "seed must be at least 0, got -1"),
     (["resume=nowhere"], "resume=nowhere: there is no checkpoint nowhere"),
 ]
 
@@ -102,3 +108,8 @@ def test_a_check_leaves_the_random_numbers_alone(composed: Composed) -> None:
     drawn = torch.rand(3)
     torch.manual_seed(0)
     assert torch.equal(drawn, torch.rand(3))
+
+
+def test_the_direction_follows_from_the_metric(composed: Composed) -> None:
+    assert composed("objective.metric=val/accuracy").objective.mode == "max"
+    assert composed("objective.metric=val/loss").objective.mode == "min"

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from stepsize.config import CONF
 from stepsize.errors import ConfigError
-from stepsize.preflight import Preflight, joins_a_run, refuse_used
+from stepsize.preflight import Preflight, joins_a_run, refuse_used, remove_traces
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -93,8 +93,8 @@ def test_a_used_folder_is_refused_and_nothing_in_it_changes(command: Command, tm
     )
 
 
-def test_a_used_folder_is_let_through_when_told_to_resume(used: Path, started: Callable[..., None]) -> None:
-    started(f"run_dir={used}", f"resume={used}")
+def test_a_used_folder_is_let_through_when_told_to_resume(used: Path) -> None:
+    refuse_used(used, str(used))
 
 
 def test_a_wrong_choice_ends_the_process_before_hydra_makes_a_folder(
@@ -112,11 +112,23 @@ def test_a_process_that_joins_a_run_is_not_checked_again(
     started(f"run_dir={used}")
 
 
-def test_an_error_of_the_run_itself_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_of_a_run_that_never_began_is_answered_and_leaves_nothing(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     failed = JobReturn(status=JobStatus.FAILED, _return_value=ConfigError("cannot work"))
+    (tmp_path / "run" / ".hydra").mkdir(parents=True)
+    config = OmegaConf.create({"hydra": {"runtime": {"output_dir": str(tmp_path / "run")}}})
     with pytest.raises(SystemExit, match="1"):
-        Preflight().on_run_end(OmegaConf.create(), job_return=failed)
-    assert "cannot work" in capsys.readouterr().err
+        Preflight().on_run_end(config, job_return=failed)
+    assert ("cannot work" in capsys.readouterr().err, (tmp_path / "run").exists()) == (True, False)
+
+
+def test_what_a_run_had_already_written_stays(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / "train.log").write_text("a line")
+    (tmp_path / "mine").touch()
+    remove_traces(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"train.log", "mine"}
 
 
 def test_a_run_that_ended_well_is_left_alone() -> None:

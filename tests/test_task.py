@@ -50,9 +50,9 @@ class Data(L.LightningDataModule):
 
 def task(network: nn.Module | None = None, metrics: Sequence[str] = ("accuracy",), **keywords: Any) -> Task:
     optimizer = keywords.pop("optimizer", partial(torch.optim.SGD, lr=0.1))
-    return Task(
-        network or nn.Identity(), optimizer, keywords.pop("schedule", linear()), param_groups, metrics, **keywords
-    )
+    network = network or nn.Identity()
+    groups = param_groups(network, optimizer.keywords["lr"], None) if list(network.parameters()) else []
+    return Task(network, optimizer, keywords.pop("schedule", linear()), groups, metrics, **keywords)
 
 
 def trainer(**keywords: Any) -> L.Trainer:
@@ -199,7 +199,8 @@ def hooks_seen(cls: type[Task]) -> list[Any]:
             seen.append(self._current_fx_name)
 
     seen: list[Any] = []
-    module = Watched(nn.Linear(4, 3), partial(torch.optim.SGD, lr=0.1), constant(), param_groups)
+    network = nn.Linear(4, 3)
+    module = Watched(network, partial(torch.optim.SGD, lr=0.1), constant(), param_groups(network, 0.1, None))
     trainer(max_steps=1).fit(module, Data(Batches(examples(1))))
     seen.append(module._current_fx_name)
     return seen

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -70,7 +71,8 @@ def answer(error: BaseException) -> str | None:
             return "a group takes one of its words, not null, a number or true; python train.py --help lists them"
         case HydraException() | OmegaConfBaseException():
             return _composition(error)
-    return None
+    # By name, as Lightning is not to be imported for a misspelt word: its word for options that exclude each other.
+    return _one_line(str(error)) if type(error).__name__ == "MisconfigurationException" else None
 
 
 def _composition(error: BaseException) -> str:
@@ -78,13 +80,23 @@ def _composition(error: BaseException) -> str:
     match cause:
         case ConfigAttributeError() | ConfigKeyError() if cause.parent_node is not None:
             key = str(cause.key)
+            deeper = [f"{group}.{key}" for group, node in _groups(cause.parent_node) if key in node]
+            if deeper:
+                return f"{cause.full_key}: there is no such key; did you mean {' or '.join(deeper)}?"
             known = [str(k) for k in cause.parent_node if not str(k).startswith("_")]
             return f"{cause.full_key}: there is no such key; {suggestion(key, known)}"
+        case ValidationError() if cause.full_key and "ListConfig" in str(cause.msg):
+            return f"{cause.full_key}: takes a list, such as {cause.full_key}=[1,2]"
         case MissingMandatoryValue() if cause.full_key:
             return f"{cause.full_key}: must be given"
         case ValidationError() if cause.full_key:
             return f"{cause.full_key}: {_one_line(str(cause.msg or cause)).split('; full_key:')[0]}"
     return _one_line(f"{error} {cause if cause is not error else ''}")
+
+
+def _groups(parent: Any) -> list[tuple[str, DictConfig]]:
+    nodes = ((str(k), parent._get_node(k)) for k in parent) if isinstance(parent, DictConfig) else ()
+    return [(name, node) for name, node in nodes if isinstance(node, DictConfig) and not node._is_none()]
 
 
 def _one_line(text: str) -> str:

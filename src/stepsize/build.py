@@ -5,13 +5,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 
@@ -34,6 +35,31 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     found = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
     assert isinstance(found, dict)
     return {str(k): v for k, v in found.items()}
+
+
+class Run(NamedTuple):
+    """The objects of a run."""
+
+    trainer: L.Trainer
+    task: Task
+    data: Any
+    objective: Objective
+
+
+def assemble(cfg: DictConfig, folder: Path) -> Run:
+    """Everything that `trainer.fit(task, data)` takes; no data are loaded yet.
+
+    Args:
+        cfg: the composed config.
+        folder: where the run writes.
+
+    Raises:
+        ConfigError: something cannot be built.
+    """
+    objective = Objective(cfg.objective.metric, str(cfg.objective.mode))
+    made = trainer(cfg, folder, objective)
+    source = data(cfg)
+    return Run(made, task(cfg, source, optimizer(cfg, made.strategy.root_device)), source, objective)
 
 
 def optimizer(cfg: DictConfig, device: torch.device | None) -> partial[Optimizer]:
@@ -61,6 +87,8 @@ def optimizer(cfg: DictConfig, device: torch.device | None) -> partial[Optimizer
     keywords = {n: p.default for n, p in known.items() if n in ("lr", "weight_decay")} | given
     if keywords.get("lr", inspect.Parameter.empty) in (inspect.Parameter.empty, None):
         raise ConfigError(f"optimizer.lr: {cls.__name__} has no default learning rate; set optimizer.lr=0.001, say")
+    if not isinstance(keywords["lr"], (int, float)):
+        raise ConfigError(f"optimizer.lr must be a number, got {keywords['lr']!r}")
     if "fused" in keywords:
         keywords["fused"] = _fused(cfg, cls, keywords, device)
     return partial(cls, **keywords)
@@ -69,12 +97,12 @@ def optimizer(cfg: DictConfig, device: torch.device | None) -> partial[Optimizer
 def _fused(cfg: DictConfig, cls: type[Optimizer], keywords: dict[str, Any], device: torch.device | None) -> bool | None:
     """Whether the step is to be fused; None as long as the device is not known."""
     wanted, others = keywords["fused"], [k for k in ("foreach", "capturable", "differentiable") if keywords.get(k)]
-    # Under fp16 a fused step unscales the gradient itself, after it would have to be clipped.
-    clipped_too_early = cfg.trainer.precision in FP16 and cfg.trainer.gradient_clip_val
+    # Under fp16 a fused step unscales the gradient itself, after it would have to be clipped and measured.
+    scaled = cfg.trainer.precision in FP16
     if wanted:
         for other in {"foreach", "differentiable"} & set(others):
             raise ConfigError(f"optimizer: fused=true and {other}=true exclude each other; leave one of them out")
-        if clipped_too_early:
+        if scaled and cfg.trainer.gradient_clip_val:
             raise ConfigError(
                 "optimizer.fused=true: a fused step unscales 16-mixed's gradient too late to clip it; leave fused out, "
                 "or set trainer.precision=bf16-mixed"
@@ -83,7 +111,7 @@ def _fused(cfg: DictConfig, cls: type[Optimizer], keywords: dict[str, Any], devi
             raise ConfigError(f"optimizer.fused=true: {cls.__name__} has no fused step on {device.type}; leave it out")
     if device is None or wanted is not None:
         return wanted if device is not None else None
-    return True if not others and not clipped_too_early and has_fused_step(cls, device) else None
+    return True if not others and not scaled and has_fused_step(cls, device) else None
 
 
 def schedule(cfg: DictConfig) -> Schedule:
@@ -126,12 +154,11 @@ def task(cfg: DictConfig, data: Any, optimizer: partial[Optimizer]) -> Task:
         network = network.to(memory_format=torch.channels_last)  # convolutions run faster so, on a GPU and on a CPU
     if cfg.compile:
         network.compile()  # in place: the names in a checkpoint stay
-    groups = instantiate(cfg.param_groups, _convert_="all")
+    keywords = optimizer.keywords
     with blame("param_groups"):
-        groups(network, 1.0, 0.0)
-    make = instantiate(cfg.task, _convert_="all")
+        groups = instantiate(cfg.param_groups, _convert_="all")(network, keywords["lr"], keywords.get("weight_decay"))
     with blame("task"):
-        built: Task = make(network, optimizer, schedule(cfg), groups, data.metrics)
+        built: Task = instantiate(cfg.task, _convert_="all")(network, optimizer, schedule(cfg), groups, data.metrics)
     return built
 
 
@@ -141,8 +168,14 @@ def trainer(cfg: DictConfig, folder: Path, objective: Objective) -> L.Trainer:
     Raises:
         ConfigError: more devices than there are, an unknown precision, and whatever else Lightning refuses.
     """
+    if cfg.trainer.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        raise ConfigError("trainer.accelerator=gpu: there is no GPU here; take trainer=cpu")
+    switches = {"checkpoint": cfg.trainer.enable_checkpointing, "progress": cfg.trainer.enable_progress_bar}
+    unwanted = {name for name, wanted in switches.items() if wanted is False}
     callbacks: list[L.Callback] = [objective]
     for name, node in (cfg.callbacks or {}).items():
+        if name in unwanted:
+            continue
         with blame(f"callbacks.{name}"):
             made = instantiate(node, _convert_="all")
             if name == "checkpoint":
@@ -161,20 +194,13 @@ def trainer(cfg: DictConfig, folder: Path, objective: Objective) -> L.Trainer:
             logger=_logger(cfg, folder),
             callbacks=callbacks,
             default_root_dir=folder,
-            **_enabled(cfg),
+            # Lightning would else add its own of each.
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         )
     if built.strategy.root_device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
     return built
-
-
-def _enabled(cfg: DictConfig) -> dict[str, bool]:
-    """What Lightning would add of its own, unless the user has decided."""
-    ours = {"enable_checkpointing": "checkpoint", "enable_progress_bar": "progress"}
-    return {
-        key: name in (cfg.callbacks or {}) if cfg.trainer[key] is None else cfg.trainer[key]
-        for key, name in ours.items()
-    }
 
 
 def _logger(cfg: DictConfig, folder: Path) -> Any:
@@ -182,21 +208,6 @@ def _logger(cfg: DictConfig, folder: Path) -> Any:
         return False
     with blame("logger"):
         return instantiate(cfg.logger, _convert_="all")(save_dir=str(folder))
-
-
-def checkpoint(cfg: DictConfig) -> Path | None:
-    """The checkpoint to continue from: `resume` itself, or the last of the run in that folder; None to start anew.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if cfg.resume is None:
-        return None
-    path = Path(cfg.resume)
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-    if not path.is_file():
-        raise ConfigError(f"resume={cfg.resume}: there is no checkpoint {path}")
-    return path
 
 
 def choices(cfg: DictConfig, words: Mapping[str, str], total_batch_size: int) -> dict[str, Any]:

@@ -5,9 +5,10 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import LBFGS
 
-from stepsize import build
+from stepsize import build, resume
 from stepsize.build import FP16, blame, target
 from stepsize.errors import ConfigError, suggestion
+from stepsize.metrics import better
 from stepsize.param_groups import param_groups, read_patterns
 
 
@@ -17,25 +18,41 @@ def check(cfg: DictConfig) -> None:
     Raises:
         ConfigError: with the reason and what to do instead.
     """
+    _check_ranges(cfg)
     source, model = target(cfg, "data"), target(cfg, "model")
     if model.accepts != source.kind:
         raise ConfigError(f"model: {model.__name__} takes {model.accepts}, but {source.__name__} gives {source.kind}")
     build.data(cfg)
     _check_metrics(cfg, [f"val/{m}" for m in ("loss", *source.metrics)])
-    if cfg.trainer.limit_val_batches == 0:
-        raise ConfigError(
-            "trainer.limit_val_batches=0: the objective is measured in validation; leave at least 1 batch"
-        )
-    build.checkpoint(cfg)
+    resume.checkpoint(cfg)
     _check_optimizer(cfg)
-    if cfg.trainer.accumulate_grad_batches < 1:
-        raise ConfigError(
-            f"trainer.accumulate_grad_batches must be at least 1, got {cfg.trainer.accumulate_grad_batches}"
-        )
     multiplier = build.schedule(cfg)
     if cfg.trainer.max_epochs == -1 and cfg.trainer.max_steps == -1:
         with blame("schedule"):
             multiplier(0, None)
+
+
+def _check_ranges(cfg: DictConfig) -> None:
+    trainer = cfg.trainer
+    for key, value, least in (
+        ("trainer.accumulate_grad_batches", trainer.accumulate_grad_batches, 1),
+        ("trainer.gradient_clip_val", trainer.gradient_clip_val, 0),
+        ("seed", cfg.seed, 0),
+    ):
+        if value is not None and value < least:
+            raise ConfigError(f"{key} must be at least {least}, got {value}")
+    if trainer.max_epochs == 0 or trainer.max_steps == 0:
+        raise ConfigError("trainer.max_epochs and trainer.max_steps must be at least 1, or -1 for no limit, got 0")
+    if trainer.limit_val_batches == 0:
+        raise ConfigError(
+            "trainer.limit_val_batches=0: the objective is measured in validation; leave at least 1 batch"
+        )
+    if any(word in str(trainer.strategy) for word in ("spawn", "fork", "notebook")):
+        raise ConfigError(f"trainer.strategy={trainer.strategy}: a run is more than can be pickled; take trainer=ddp")
+    if cfg.objective.mode != better(cfg.objective.metric):
+        raise ConfigError(
+            f"objective.mode={cfg.objective.mode}: for {cfg.objective.metric} better is {better(cfg.objective.metric)}"
+        )
 
 
 def _check_metrics(cfg: DictConfig, logged: list[str]) -> None:

@@ -18,6 +18,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
 from stepsize.data import DATA
+from stepsize.metrics import better
 from stepsize.models import MODELS
 from stepsize.optimizers import OPTIMIZERS
 from stepsize.schedules import SCHEDULES
@@ -76,6 +77,8 @@ class Train:
 def register() -> None:
     """Put every schema and the resolver of unique names where Hydra finds them."""
     store = ConfigStore.instance()
+    # Hydra copies the whole store whenever it lists a group, 160 times for one --help, and never changes it.
+    ConfigStore.__deepcopy__ = lambda self, memo: self  # type: ignore[attr-defined]
     store.store(name="schema", node=Train)
     for group, table, supplied, more in _groups():
         for name, target in table.items():
@@ -84,11 +87,12 @@ def register() -> None:
     # Any other optimizer: its keys are compared with its signature once it has been imported.
     anything = OmegaConf.create({"_target_": MISSING, "_partial_": True}, flags={"struct": False})
     store.store(group="optimizer/schema", name="custom", node=anything)
-    # One value a process: the run's folder must not change each time the interpolation is read.
+    # One value a composed config: the run's folder must not change each time the interpolation is read.
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     # A default that gives way to its alternative: ${unless:${.warmup_steps},0.05} is null once warmup_steps is set.
     # Where not null but another value says that it is not set, that is the third: ${unless:${.max_steps},30,-1}.
     OmegaConf.register_new_resolver("unless", _unless, replace=True)
+    OmegaConf.register_new_resolver("better", better, replace=True)
     OmegaConf.register_new_resolver("choices", choices, replace=True)
 
 
@@ -111,7 +115,7 @@ def _groups() -> Iterable[tuple[str, Mapping[str, str], set[str], list[Parameter
     yield "trainer", {"trainer": "lightning.pytorch.Trainer"}, {"logger", "callbacks", "default_root_dir"}, []
     yield "logger", LOGGERS, {"save_dir"}, []
     yield "callbacks", CALLBACKS, {"dirpath", "config", "objective"}, []
-    yield "task", {"task": "stepsize.task.Task"}, {"network", "optimizer", "schedule", "param_groups", "metrics"}, []
+    yield "task", {"task": "stepsize.task.Task"}, {"network", "optimizer", "schedule", "groups", "metrics"}, []
     yield "param_groups", {"param_groups": "stepsize.param_groups.param_groups"}, {"model", "lr", "weight_decay"}, []
 
 

@@ -1,6 +1,8 @@
 """What is checked before Hydra makes a run's folder, so that a wrong word leaves nothing behind."""
 
 import os
+import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +38,25 @@ class Preflight(Callback):
         """Answer an error of the run itself here: Hydra would put a line of its own before it."""
         job: JobReturn = kwargs["job_return"]
         if job.status == JobStatus.FAILED:
+            if isinstance(job._return_value, ConfigError):
+                remove_traces(Path(config.hydra.runtime.output_dir))
             leave(job._return_value)
 
 
 def joins_a_run() -> bool:
     """Whether Lightning started this process to join a run that was checked, and whose folder is in use."""
     return int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def remove_traces(folder: Path) -> None:
+    """Remove what Hydra wrote into a folder whose run never began, and the folder itself if that leaves it empty."""
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    log = folder / "train.log"
+    if log.exists() and not log.stat().st_size:
+        log.unlink()
+    for empty in (folder, folder.parent):
+        with suppress(OSError):
+            empty.rmdir()
 
 
 def refuse_used(folder: Path, resume: str | None) -> None:

@@ -3,6 +3,7 @@
 import logging
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import lightning as L
@@ -10,7 +11,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from stepsize import build
+from stepsize import build, resume
 from stepsize.callbacks.objective import Objective
 from stepsize.check import check
 from stepsize.preflight import refuse_used
@@ -40,20 +41,18 @@ def train(cfg: DictConfig) -> float:
         warnings.filterwarnings("ignore", message)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
-    objective = Objective(cfg.objective.metric, str(cfg.objective.mode))
-    trainer = build.trainer(cfg, folder, objective)
-    optimizer = build.optimizer(cfg, trainer.strategy.root_device)
-    data = build.data(cfg)
-    task = build.task(cfg, data, optimizer)
+    trainer, task, data, objective = build.assemble(cfg, folder)
+    torch.manual_seed(cfg.seed + trainer.global_rank)  # networks start equal; dropout differs from process to process
+    start = resume.checkpoint(cfg)
+    if start is not None:
+        resume.keep_best(start, folder)
     if isinstance(trainer.logger, TensorBoard):
         batch = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
         trainer.logger.log_choices(build.choices(cfg, words(), batch), [f"val/{m}" for m in reversed(task.metrics)])
 
     with recorded(folder / "result.json", trainer, task, objective, cfg.data.batch_size, cfg.seed) as test:
-        trainer.fit(task, data, ckpt_path=build.checkpoint(cfg), weights_only=True)
-        load_best(task, folder)
-        tested = trainer.test(task, data, verbose=False)[0]
-        test |= {k: v for k, v in tested.items() if k.startswith("test/")}
+        trainer.fit(task, data, ckpt_path=start, weights_only=True)
+        test |= test_best(trainer, task, data, objective, folder)
 
     if trainer.is_global_zero:
         said = "  ".join(f"{k} {v:.4f}" for k, v in (objective.at_best | test).items())
@@ -62,14 +61,15 @@ def train(cfg: DictConfig) -> float:
     return objective.best
 
 
-def load_best(task: L.LightningModule, folder: Path) -> None:
-    """Give the task the weights of the run's best checkpoint, where it has one.
-
-    `Trainer.test(ckpt_path=...)` would set the callbacks back as well, and with them what the run's last metrics were.
-    """
+def test_best(
+    trainer: L.Trainer, task: L.LightningModule, data: L.LightningDataModule, objective: Objective, folder: Path
+) -> Mapping[str, float]:
+    """Test metrics of the run's best checkpoint, or of the last weights where it has none."""
     best = folder / "checkpoints" / "best.ckpt"
-    if best.exists():
-        task.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+    known = objective.state_dict()
+    tested = trainer.test(task, data, ckpt_path=best if best.exists() else None, verbose=False, weights_only=True)[0]
+    objective.load_state_dict(known)  # Lightning set it back to what it knew at the best
+    return {k: v for k, v in tested.items() if k.startswith("test/")}
 
 
 def run_folder(cfg: DictConfig) -> Path:

@@ -3,7 +3,7 @@
 import inspect
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,18 +17,11 @@ from torch.optim import Optimizer
 
 from stepsize.errors import ConfigError
 from stepsize.lr_scheduler import ScheduledLR
+from stepsize.metrics import METRICS
 from stepsize.param_groups import table
 from stepsize.schedules.schedule import Schedule
 
 log = logging.getLogger(__name__)
-
-# Each metric is a function of totals over all examples (or tokens) of a pass: summed loss in nats, correct, count.
-METRICS: dict[str, Callable[[float, float, float], float]] = {
-    "loss": lambda loss, correct, count: loss / count,
-    "accuracy": lambda loss, correct, count: correct / count,
-    "perplexity": lambda loss, correct, count: math.exp(min(loss / count, 700.0)),  # exp overflows above 709
-    "bits_per_byte": lambda loss, correct, count: loss / count / math.log(2),
-}
 
 
 class Task(L.LightningModule):
@@ -38,7 +31,7 @@ class Task(L.LightningModule):
         network: maps a batch x to logits, (B, classes) for classification or (B, T, classes) for language modelling.
         optimizer: makes the optimizer from parameter groups.
         schedule: multiplier of each group's lr as a function of (step, horizon).
-        param_groups: makes the groups from a network, lr and weight decay.
+        groups: of the network's parameters, as `param_groups` makes them.
         metrics: names from `METRICS`, logged beside the loss as "val/<name>" and "test/<name>".
         monitor: logged metric that a metric-driven schedule observes.
         label_smoothing: share of the target spread over all classes, in [0, 1); in training only, so that val/loss
@@ -53,7 +46,7 @@ class Task(L.LightningModule):
         network: nn.Module,
         optimizer: partial[Optimizer],
         schedule: Schedule,
-        param_groups: Callable[..., list[dict[str, Any]]],
+        groups: Sequence[Mapping[str, Any]],
         metrics: Sequence[str] = ("accuracy",),
         *,
         monitor: str = "val/loss",
@@ -65,7 +58,7 @@ class Task(L.LightningModule):
         self.network: nn.Module = network
         self.make_optimizer = optimizer
         self.schedule = schedule
-        self.make_groups = param_groups
+        self.groups = groups
         self.metrics = ("loss", *metrics)
         self.monitor = monitor
         self.label_smoothing = label_smoothing
@@ -121,22 +114,24 @@ class Task(L.LightningModule):
 
     def _metrics(self, stage: str) -> dict[str, float]:
         # Summed in double precision: a float32 count of tokens is exact only to 2^24.
-        totals = torch.stack(self._totals).to("cpu", torch.float64).sum(0)
+        totals = torch.stack(self._totals).cpu().double().sum(0)
         self._totals.clear()
         if self.trainer.world_size > 1:
             totals = self.trainer.strategy.reduce(totals.to(self.device), reduce_op="sum")
         loss, correct, count = totals.tolist()
-        return {f"{stage}/{name}": METRICS[name](loss, correct, count) for name in self.metrics}
+        return {f"{stage}/{name}": METRICS[name].of(loss, correct, count) for name in self.metrics}
 
     def configure_optimizers(self) -> Any:
         """The optimizer over its groups, and the schedule over the trainer's horizon, once per optimizer step."""
-        keywords = self.make_optimizer.keywords
-        groups = self.make_groups(self.network, keywords["lr"], keywords.get("weight_decay"))
         if self.trainer.is_global_zero:
-            log.info("%s", table(groups))
-        optimizer = self.make_optimizer(groups)
+            log.info("%s", table(self.groups))
+        # By name: a strategy may have put others in the place of the parameters that were grouped, such as flat shards.
+        parameters = dict(self.network.named_parameters())
+        named = [{**g, "params": [(name, parameters[name]) for name, _ in g["params"]]} for g in self.groups]
+        optimizer = self.make_optimizer(named)
+        horizon = self.horizon()
         try:
-            scheduler = ScheduledLR(optimizer, self.schedule, self.horizon())
+            scheduler = ScheduledLR(optimizer, self.schedule, horizon)
         except ValueError as error:  # known only now: a warmup longer than the run, or a run without an end
             raise ConfigError(f"schedule: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -160,6 +160,7 @@ def checkpoint(tmp_path: Path, best_step: int | None) -> Checkpoint:
 
 
 def end_validation(callback: Checkpoint, trainer: Any) -> None:
+    callback.objective.improved = callback.objective.step == trainer.global_step
     callback.on_validation_end(trainer, None)  # type: ignore[arg-type]
 
 

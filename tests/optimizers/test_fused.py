@@ -1,6 +1,5 @@
 """Where torch has a fused step: found by taking one."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,13 +9,6 @@ from torch.optim import LBFGS, SGD, Adadelta, Adagrad, Adam, AdamW, NAdam, Optim
 from stepsize.optimizers.fused import has_fused_step
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _nothing_remembered() -> Iterator[None]:
-    has_fused_step.cache_clear()
-    yield
-    has_fused_step.cache_clear()
 
 
 class FusedInName(SGD):

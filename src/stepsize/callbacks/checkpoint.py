@@ -42,7 +42,7 @@ class Checkpoint(LightningCheckpoint):
         trainer.save_checkpoint(partial)  # all processes take part, and wait for each other
         if trainer.is_global_zero:
             os.replace(partial, self.last)
-            if self.objective.step == trainer.global_step:
+            if self.objective.improved:
                 _same_file(self.last, partial)
                 os.replace(partial, self.best)
 

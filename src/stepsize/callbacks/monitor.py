@@ -17,12 +17,12 @@ _WATCH_EVERY = 100  # steps between two looks at the losses where nothing is to 
 
 
 class Monitor(L.Callback):
-    """Logs, every `log_every_n_steps` optimizer steps and with the step as x axis, what follows.
+    """Logs, at the first optimizer step and every `log_every_n_steps`, with the step as x axis, what follows.
 
-    `train/loss`, mean since the last time, over all processes; `lr/<group>`; `optim/grad_norm`, the L2 norm of the
-    gradient before clipping; `optim/update_ratio`, ‖w after the step − w‖ / ‖w‖. Once, at the start,
-    `schedule/multiplier` over the whole run. Losses stay on the device until then: logging each would cost more than a
-    small network's step.
+    `train/loss`, mean since the last time, over all processes, and once more at the end; `lr/<group>`;
+    `optim/grad_norm`, the L2 norm of the gradient before clipping; `optim/update_ratio`, ‖w after the step − w‖ / ‖w‖.
+    At the start, `schedule/multiplier` over the whole run, each value where the step that takes it has been taken.
+    Losses stay on the device until then: logging each would cost more than a small network's step.
 
     Raises:
         TrainingStoppedError: a loss was not finite; found when the losses are next read, which is always before a
@@ -45,8 +45,8 @@ class Monitor(L.Callback):
         if self._logger is None or scheduler.horizon is None or trainer.global_step > 0:
             return
         stride = max(1, scheduler.horizon // _CURVE_POINTS)
-        for step in [*range(0, scheduler.horizon, stride), scheduler.horizon]:
-            self._logger.log_metrics({"schedule/multiplier": scheduler.schedule(step, scheduler.horizon)}, step)
+        for step in sorted({*range(0, scheduler.horizon, stride), scheduler.horizon - 1}):
+            self._logger.log_metrics({"schedule/multiplier": scheduler.schedule(step, scheduler.horizon)}, step + 1)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note where the epoch begins: the accumulation before it may have been cut short."""
@@ -54,7 +54,7 @@ class Monitor(L.Callback):
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         """Measure the gradient, and keep the weights the step is to be compared with, where it is to be logged."""
-        if (trainer.global_step + 1) % self._every or self._measured:
+        if not self._is_due(trainer.global_step + 1) or self._measured:
             return  # the second condition: where an optimizer calls its closure again, the first call counts
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         self._measured = parameters
@@ -68,16 +68,12 @@ class Monitor(L.Callback):
     ) -> None:
         """Keep the loss; at the end of a step that is to be logged, log."""
         self._losses.append(outputs["loss"])
-        if not self._measured or trainer.global_step % self._every:
+        if not self._measured or not self._is_due(trainer.global_step):
             return
         moved = [p.detach() - before for p, before in zip(self._measured, self._before, strict=True)]
         self._metrics["optim/update_ratio"] = float(get_total_norm(moved) / get_total_norm(self._before))
         self._measured, self._before = [], []
-        self._metrics["train/loss"] = self._mean_loss(trainer)
-        self._losses.clear()
-        self._known = [(0, trainer.global_step)]
-        if self._logger is not None:
-            self._logger.log_metrics(self._metrics, trainer.global_step)
+        self._log(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the losses before a checkpoint could keep what they came from."""
@@ -90,9 +86,21 @@ class Monitor(L.Callback):
             raise TrainingStoppedError(_answer(trainer, "val/loss", trainer.global_step))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at what is left."""
+        """Log what is left."""
         if self._losses:
-            self._mean_loss(trainer)
+            self._metrics = {}
+            self._log(trainer)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self._every == 0 or step == 1
+
+    def _log(self, trainer: L.Trainer) -> None:
+        self._metrics["train/loss"] = self._mean_loss(trainer)
+        self._losses.clear()
+        self._known = [(0, trainer.global_step)]
+        trainer.callback_metrics["train/loss"] = torch.tensor(self._metrics["train/loss"])  # the progress bar's
+        if self._logger is not None:
+            self._logger.log_metrics(self._metrics, trainer.global_step)
 
     def _mean_loss(self, trainer: L.Trainer) -> float:
         """Mean of the losses kept; here alone the device and the other processes are waited for."""
@@ -101,7 +109,9 @@ class Monitor(L.Callback):
         if trainer.world_size > 1:
             mean = trainer.strategy.reduce(mean, reduce_op="mean")
         if not math.isfinite(mean):
-            broken = int(torch.isfinite(losses).int().argmin())  # the first that is not
+            finite = torch.isfinite(losses)
+            first = finite.int().argmin() if not finite.all() else torch.tensor(len(losses) - 1, device=losses.device)
+            broken = int(trainer.strategy.reduce(first, reduce_op="min") if trainer.world_size > 1 else first)
             known, step = max(noted for noted in self._known if noted[0] <= broken)
             step += (broken - known) // trainer.accumulate_grad_batches
             raise TrainingStoppedError(_answer(trainer, "the loss", step))

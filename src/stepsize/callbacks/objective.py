@@ -19,6 +19,7 @@ class Objective(L.Callback):
         self.mode = mode
         self.best = math.inf if mode == "min" else -math.inf
         self.step: int | None = None
+        self.improved = False
         self.at_best: dict[str, float] = {}
         self.last: dict[str, float] = {}
 
@@ -35,7 +36,8 @@ class Objective(L.Callback):
             return
         self.last = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         value = self.last[self.metric]
-        if value < self.best if self.mode == "min" else value > self.best:
+        self.improved = value < self.best if self.mode == "min" else value > self.best
+        if self.improved:
             self.best, self.step, self.at_best = value, trainer.global_step, dict(self.last)
 
     def state_dict(self) -> dict[str, object]:

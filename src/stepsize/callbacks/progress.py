@@ -17,5 +17,5 @@ class Progress(TQDMProgressBar):
         super().__init__(refresh_rate=refresh_rate)
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Every validation metric as it was last logged, to four digits."""
+        """The training loss and every validation metric as they were last logged, to four digits."""
         return {k: f"{float(v):.4g}" for k, v in trainer.callback_metrics.items() if k != "step"}
