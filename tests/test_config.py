@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ValidationError
 
 from stepsize import build
-from stepsize.config import CALLBACKS, CONF, LOGGERS, choices, kind, schema
+from stepsize.config import CALLBACKS, CONF, LOGGERS, kind, schema
 from stepsize.data import DATA
 from stepsize.models import MODELS
 from stepsize.optimizers import OPTIMIZERS
@@ -247,14 +247,3 @@ def test_the_unique_part_differs_between_processes() -> None:
 def test_the_folder_of_a_run_is_made_of_its_choices(composed: Composed) -> None:
     cfg = composed("data=mnist1d", "model=convnet")
     assert cfg.name == "mnist1d_convnet"
-
-
-def test_help_lists_every_yaml_of_every_group(command: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    printed = command("--help").stdout
-    lines = [choices(group) for group in [*GROUPS, "experiment"]]
-    missing = [line for line in lines if line.rstrip() not in printed]
-    assert (missing, [word for word in WORDS if word.split("=")[1] not in printed]) == ([], [])
-
-
-def test_a_group_s_line_holds_each_of_its_words() -> None:
-    assert set(choices("optimizer").replace("optimizer=", "").split()) == {*OPTIMIZERS, "custom"}

@@ -33,7 +33,11 @@ def test_a_command_of_the_readme_runs(command: Command, line: str, tmp_path: Pat
     assert done.stdout
 
 
-def test_the_readme_has_commands() -> None:
+def test_every_command_of_the_readme_is_run_somewhere() -> None:
+    """By the test above; `pip install` lines by .ci/run; TensorBoard by its own test."""
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", README, re.S))
+    others = [line for line in blocks.splitlines() if line and not line.startswith("python ")]
+    assert {line.split()[0] for line in others} == {"pip", "tensorboard"}
     assert len(commands()) >= 8
 
 

@@ -1,7 +1,7 @@
 """From a composed config to objects: the one caller of `hydra.utils.instantiate`."""
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from stepsize.schedules.warmup import warmup
 from stepsize.signature import UnknownTargetError, load
 from stepsize.task import Task
 
-_WARMUP = ("warmup_steps", "warmup_fraction")
+WARMUP = ("warmup_steps", "warmup_fraction")
 FP16 = ("16-mixed", 16, "16")  # Lightning's names for automatic mixed precision in float16
 
 
@@ -121,7 +121,7 @@ def schedule(cfg: DictConfig) -> Schedule:
         ConfigError: a value out of range.
     """
     keys = plain(cfg.schedule)
-    lengths = {k: keys.pop(k, None) for k in _WARMUP}
+    lengths = {k: keys.pop(k, None) for k in WARMUP}
     with blame("schedule"):
         return warmup(instantiate(keys, _convert_="all"), **lengths)
 
@@ -208,20 +208,6 @@ def _logger(cfg: DictConfig, folder: Path) -> Any:
         return False
     with blame("logger"):
         return instantiate(cfg.logger, _convert_="all")(save_dir=str(folder))
-
-
-def choices(cfg: DictConfig, words: Mapping[str, str], total_batch_size: int) -> dict[str, Any]:
-    """What a run's row on the HPARAMS page says; the page sorts by name and shows the first five at once.
-
-    Args:
-        cfg: the composed config.
-        words: group to the word that was chosen.
-        total_batch_size: examples of an optimizer step, over all processes and accumulated batches.
-    """
-    row: dict[str, Any] = {g: words[g] for g in ("optimizer", "schedule", "model", "data") if g in words}
-    row |= {k: cfg.optimizer[k] for k in ("lr", "weight_decay") if k in cfg.optimizer}
-    row |= {k: cfg.schedule[k] for k in _WARMUP if cfg.schedule.get(k) is not None}
-    return row | {"total_batch_size": total_batch_size, "seed": cfg.seed}
 
 
 def target(cfg: DictConfig, group: str) -> Any:

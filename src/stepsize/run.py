@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -44,11 +45,11 @@ def train(cfg: DictConfig) -> float:
     trainer, task, data, objective = build.assemble(cfg, folder)
     torch.manual_seed(cfg.seed + trainer.global_rank)  # networks start equal; dropout differs from process to process
     start = resume.checkpoint(cfg)
-    if start is not None:
+    if start is not None and trainer.is_global_zero:
         resume.keep_best(start, folder)
     if isinstance(trainer.logger, TensorBoard):
         batch = cfg.data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
-        trainer.logger.log_choices(build.choices(cfg, words(), batch), [f"val/{m}" for m in reversed(task.metrics)])
+        trainer.logger.log_choices(choices(cfg, words(), batch), [f"val/{m}" for m in reversed(task.metrics)])
 
     with recorded(folder / "result.json", trainer, task, objective, cfg.data.batch_size, cfg.seed) as test:
         trainer.fit(task, data, ckpt_path=start, weights_only=True)
@@ -78,6 +79,20 @@ def run_folder(cfg: DictConfig) -> Path:
     refuse_used(folder, cfg.resume)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def choices(cfg: DictConfig, words: Mapping[str, str], total_batch_size: int) -> dict[str, Any]:
+    """What a run's row on the HPARAMS page says; the page sorts by name and shows the first five at once.
+
+    Args:
+        cfg: the composed config.
+        words: group to the word that was chosen.
+        total_batch_size: examples of an optimizer step, over all processes and accumulated batches.
+    """
+    row: dict[str, Any] = {g: words[g] for g in ("optimizer", "schedule", "model", "data") if g in words}
+    row |= {k: cfg.optimizer[k] for k in ("lr", "weight_decay") if k in cfg.optimizer}
+    row |= {k: cfg.schedule[k] for k in build.WARMUP if cfg.schedule.get(k) is not None}
+    return row | {"total_batch_size": total_batch_size, "seed": cfg.seed}
 
 
 def words() -> dict[str, str]:

@@ -14,7 +14,6 @@ from stepsize.data.download import download
 from stepsize.data.errors import DataError
 from stepsize.data.files import whole_file
 from stepsize.data.labelled import Labelled
-from stepsize.data.normalize import Normalize
 from stepsize.data.splits import check_val_size, random_split
 
 # The binary version: the Python version is a pickle, which may run code when it is read.
@@ -59,6 +58,7 @@ class CIFAR10(Labelled):
 
     input_shape = (3, 32, 32)
     num_classes = 10
+    mean, std = MEAN, STD
 
     def __init__(
         self,
@@ -103,11 +103,6 @@ class CIFAR10(Labelled):
                         file.write(member.read())
         except (tarfile.TarError, KeyError, EOFError, zlib.error) as error:
             raise DataError(f"{self.archive} is corrupt ({error}): delete it and run again") from error
-
-    def load(self, device: torch.device) -> None:
-        """Keep the pixels as bytes, a quarter of the memory, and normalise each batch."""
-        super().load(device)
-        self.prepare = Normalize(MEAN, STD, device)
 
     def read(self) -> tuple[Batch, Batch, Batch]:
         """Return the examples for training, validation and test, x uint8."""

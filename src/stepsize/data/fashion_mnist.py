@@ -3,15 +3,12 @@
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from stepsize.data.augment import image_augmentations
 from stepsize.data.batches import Batch
 from stepsize.data.download import download
 from stepsize.data.errors import DataError
 from stepsize.data.idx import has_sha256, read_idx
 from stepsize.data.labelled import Labelled
-from stepsize.data.normalize import Normalize
 from stepsize.data.splits import check_val_size, random_split
 
 URL = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion"
@@ -56,6 +53,7 @@ class FashionMNIST(Labelled):
 
     input_shape = (1, 28, 28)
     num_classes = 10
+    mean, std = MEAN, STD
 
     def __init__(
         self,
@@ -81,11 +79,6 @@ class FashionMNIST(Labelled):
                     download(f"{URL}/{path.name}", path, partial(has_sha256, sha256=sha256))
                 except DataError as error:
                     raise self._missing(name, f" and {error}") from error
-
-    def load(self, device: torch.device) -> None:
-        """Keep the pixels as bytes, a quarter of the memory, and normalise each batch."""
-        super().load(device)
-        self.prepare = Normalize(MEAN, STD, device)
 
     def read(self) -> tuple[Batch, Batch, Batch]:
         """Return the examples for training, validation and test, x uint8."""

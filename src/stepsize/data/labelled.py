@@ -10,6 +10,7 @@ from torch import Tensor
 from stepsize.data.augment import Augmentation
 from stepsize.data.batches import Batch, Batches
 from stepsize.data.module import DataModule
+from stepsize.data.normalize import Normalize
 
 # Evaluation keeps no activations for a backward pass, so larger batches fit where the training batches do.
 EVALUATION_FACTOR = 4
@@ -26,6 +27,9 @@ class Labelled(DataModule):
 
     kind: ClassVar[Literal["values", "tokens"]] = "values"
     metrics: ClassVar[tuple[str, ...]] = ("accuracy",)
+    # Of each channel, in units of 255, where the pixels are kept as bytes: a quarter of the memory, and faster.
+    mean: ClassVar[tuple[float, ...]] = ()
+    std: ClassVar[tuple[float, ...]] = ()
 
     def __init__(self, batch_size: int, seed: int, augmentations: Sequence[Augmentation] = ()) -> None:
         super().__init__(batch_size, seed)
@@ -39,6 +43,8 @@ class Labelled(DataModule):
     def load(self, device: torch.device) -> None:
         """Read the examples and move them to a device."""
         self.train, self.val, self.test = ((x.to(device), y.to(device)) for x, y in self.read())
+        if self.mean:
+            self.prepare = Normalize(self.mean, self.std, device)
 
     def train_dataloader(self) -> Batches:
         """Return the training batches."""
