@@ -72,3 +72,13 @@ def test_an_experiment_says_its_command_hardware_time_and_result(path: Path) -> 
     header = path.read_text().split("defaults:")[0]
     for said in (f"python train.py experiment={path.stem}", "Hardware:", "Time:", "Result:"):
         assert said in header
+
+
+def test_an_experiment_sets_what_the_recipe_sets_too_and_the_command_line_has_the_last_word(
+    composed: Composed, tmp_path: Path
+) -> None:
+    experiment = tmp_path / "experiment" / "mine.yaml"
+    experiment.parent.mkdir()
+    experiment.write_text("# @package _global_\nname: mine\nseed: 7\nobjective: {metric: val/accuracy}\n")
+    cfg = composed("experiment=mine", f"hydra.searchpath=[file://{tmp_path}]", "seed=8")
+    assert (cfg.name, cfg.seed, cfg.objective.metric, cfg.objective.mode) == ("mine", 8, "val/accuracy", "max")

@@ -1,7 +1,7 @@
 import subprocess
 from collections.abc import Callable
 
-from stepsize.config import choices
+from stepsize.config import CONF, choices
 from stepsize.optimizers import OPTIMIZERS
 
 GROUPS = ("optimizer", "schedule", "model", "data", "trainer", "logger", "callbacks", "experiment")
