@@ -48,7 +48,7 @@ from stepsize.task import Task
 WORKLOADS = {
     "mlp": ["data=digits", "model=mlp", "model.widths=[64]", "data.batch_size=32", "trainer.max_epochs=20"],
     "mnist1d": ["experiment=mnist1d_convnet", "trainer.max_epochs=2"],
-    "fashion_mnist": ["experiment=fashion_mnist_convnet", "trainer.max_epochs=1", "trainer.limit_train_batches=30"],
+    "fashion_mnist": ["experiment=fashion_mnist_convnet", "trainer.max_epochs=1", "trainer.limit_train_batches=100"],
 }
 MAIN = ["name=bench", "run_dir=unused"]
 
