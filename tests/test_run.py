@@ -7,7 +7,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from stepsize.errors import TrainingStoppedError
+from stepsize.errors import ConfigError, TrainingStoppedError
 from stepsize.run import train
 from stepsize.schedules import constant
 
@@ -175,3 +175,8 @@ def test_a_plateau_lowers_the_learning_rate(composed: Composed) -> None:
     saved = checkpoint(cfg)
     assert saved["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(1e-14, rel=1e-9, abs=0)
     assert saved["lr_schedulers"][0]["observed"]["multiplier"] == pytest.approx(0.01)
+
+
+def test_validations_further_apart_than_an_epoch_are_refused_with_the_remedy(composed: Composed) -> None:
+    with pytest.raises(ConfigError, match=r"trainer: .*val_check_interval.*\(33\).*check_val_every_n_epoch=None"):
+        train(composed(*QUICK, "trainer.val_check_interval=1000"))

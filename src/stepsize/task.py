@@ -138,7 +138,10 @@ class Task(L.LightningModule):
 
     def horizon(self) -> int | None:
         """Optimizer steps of the whole run, with accumulation and on all devices; None where it has no end."""
-        steps = self.trainer.estimated_stepping_batches
+        try:
+            steps = self.trainer.estimated_stepping_batches
+        except ValueError as error:  # the first time that Lightning looks at the length of the data
+            raise ConfigError(f"trainer: {error}") from error
         return int(steps) if 0 <= steps < math.inf else None
 
     def configure_gradient_clipping(
