@@ -93,10 +93,6 @@ def test_a_used_folder_is_refused_and_nothing_in_it_changes(command: Command, tm
     )
 
 
-def test_a_used_folder_is_let_through_when_told_to_resume(used: Path) -> None:
-    refuse_used(used, str(used))
-
-
 def test_a_wrong_choice_ends_the_process_before_hydra_makes_a_folder(
     tmp_path: Path, started: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -65,7 +65,7 @@ class Task(L.LightningModule):
         self._totals: list[Tensor] = []
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the running hook's name 44 times a step; nn.Module's own way costs 1.3 microseconds each.
+        # Lightning notes the running hook's name 44 times a step; nn.Module's own way costs a microsecond each.
         if name == "_current_fx_name":
             self.__dict__[name] = value
         else:
@@ -92,7 +92,7 @@ class Task(L.LightningModule):
 
     test_step = validation_step
 
-    # Lightning inspects the step's signature at every step; one that is written down takes it 20 microseconds less.
+    # Lightning inspects the step's signature at every step; written down it takes 3 microseconds instead of 8.
     training_step.__signature__ = inspect.signature(training_step)  # type: ignore[attr-defined]
 
     def on_validation_epoch_end(self) -> None:
