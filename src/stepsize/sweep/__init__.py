@@ -1,0 +1,1 @@
+"""Sweeps: search space, study, workers, pruning, report; the only room that speaks Optuna."""
