@@ -73,6 +73,12 @@ def test_where_nothing_was_measured_it_does_not_pay(device: str) -> None:
     assert not pays(torch.device(device), 60, 10**12)
 
 
+def test_a_rule_that_gains_more_is_compiled_for_a_shorter_run() -> None:
+    horizon = round(WORTH_COMPILING / 100 / 5)
+    assert pays(torch.device("cpu"), 100, horizon, saving=10.0)
+    assert not pays(torch.device("cpu"), 100, horizon)
+
+
 @pytest.mark.usefixtures("_uncompiled")
 def test_a_failed_compilation_warns_once_and_steps_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any, **__: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 # In place: rule(p, g, *state, **coefficients). What it returns, a 0-d tensor or nothing, is collected.
 Rule = Callable[..., Tensor | None]
-Coefficient = float | bool | str
+Coefficient = float | bool | str | Tensor
 Norm = Callable[[Tensor], Tensor]
 
 # Below, in elements, a kernel's launch takes longer than its work, and copying in and out of one vector is cheaper.
@@ -24,7 +24,7 @@ _KEPT = 16  # workspaces; more means that other parameters have a gradient at ea
 WORTH_COMPILING = 3e10
 
 
-def pays(device: torch.device, size: int, horizon: int | None) -> bool:
+def pays(device: torch.device, size: int, horizon: int | None, saving: float = 1.0) -> bool:
     """Whether compiling a rule is worth its time: always on a GPU, on a CPU where the run is long enough.
 
     It depends on nothing that is measured while training, so that a run which is repeated takes the same arithmetic.
@@ -33,10 +33,11 @@ def pays(device: torch.device, size: int, horizon: int | None) -> bool:
         device: where the parameters lie.
         size: elements of an optimizer's parameters there.
         horizon: optimizer steps of the whole run; None where it is not known.
+        saving: how many times as much a compiled step saves as those of most rules do.
     """
     if device.type != "cpu":
         return device.type == "cuda"
-    return horizon is not None and horizon * size > WORTH_COMPILING
+    return horizon is not None and horizon * size * saving > WORTH_COMPILING
 
 
 def execute(
@@ -51,7 +52,9 @@ def execute(
 
     Args:
         rule: must not depend on the shape of what it is given, nor a coordinate on others but by `norm`: where a rule
-            has a keyword of this name, norm(x) is the 2-norm over the parameter.
+            has a keyword of this name, norm(x) is the 2-norm over the parameter. Where it has a keyword `start`, that
+            is the number of p's first coordinate as an int32: counted on from the coefficient of this name through
+            large parameters, then small ones, packed or not, each in the order in which it lies in memory.
         work: tensors of one device and one dtype, those of a tuple alike in shape. g is not changed.
         coefficients: numbers become 0-d tensors when compiled, so that another value compiles nothing anew.
         compiled: through torch.compile; where that fails, eagerly, with one warning.
@@ -59,9 +62,9 @@ def execute(
             norm(x) then has each one's at each of its elements; begins empty.
     """
     small = [tensors for tensors in work if tensors[0].numel() <= SMALL]
-    if len(small) < FEWEST or any(type(p) not in (Tensor, nn.Parameter) for p, *_ in small):
-        return _run(rule, work, coefficients, compiled)
     large = [tensors for tensors in work if tensors[0].numel() > SMALL]
+    if len(small) < FEWEST or any(type(p) not in (Tensor, nn.Parameter) for p, *_ in small):
+        return _run(rule, [*large, *small] if _numbered(rule) else work, coefficients, compiled)
     first = small[0][0]
     key = (rule, first.device, first.dtype, *(id(p) for p, *_ in small))
     if key not in workspaces:
@@ -114,15 +117,25 @@ class Workspace:
                 torch._foreach_copy_(list(tensors), views)
 
 
+def _numbered(rule: Rule) -> bool:
+    return "start" in (rule.__kwdefaults__ or {})
+
+
 def _run(
     rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str, Coefficient | Norm], compiled: bool
 ) -> list[Tensor]:
     found = []
     as_tensors = _tensors(coefficients, work[0][0]) if compiled and work else {}
     words = tuple(c for c in coefficients.values() if isinstance(c, (bool, str)))
+    numbered = _numbered(rule)
+    start: Any = coefficients["start"] if numbered else 0
     for tensors in work:
-        vectors = _vectors(tensors) if compiled and not _Failure.seen else None
-        if vectors is not None:
+        vectors = _vectors(tensors) if numbered or (compiled and not _Failure.seen) else None
+        if numbered:
+            first = torch.tensor((start + 2**31) % 2**32 - 2**31, dtype=torch.int32)  # from 2³² on they begin anew
+            coefficients, as_tensors = {**coefficients, "start": first}, {**as_tensors, "start": first}
+            start += tensors[0].numel()
+        if vectors is not None and compiled and not _Failure.seen:
             try:
                 found.append(_compiled(rule, vectors[0].dtype, words)(*vectors, **as_tensors))
                 torch.autograd.graph.increment_version(tensors[0])  # `data` hides the change from autograd
@@ -133,7 +146,9 @@ def _run(
                 _Failure.seen = True
                 reason = str(error).strip().partition("\n")[0]
                 warnings.warn(f"torch.compile failed, the optimizer runs eagerly: {reason}", stacklevel=2)
-        found.append(_eagerly(rule, tensors, coefficients))
+        found.append(_eagerly(rule, vectors if numbered and vectors is not None else tensors, coefficients))
+        if numbered:
+            torch.autograd.graph.increment_version(tensors[0])
     return [f for f in found if f is not None]
 
 

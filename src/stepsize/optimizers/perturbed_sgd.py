@@ -11,21 +11,52 @@ from torch.optim.optimizer import ParamsT
 
 from stepsize.bounds import NON_NEGATIVE, WHOLE
 from stepsize.errors import suggestion
+from stepsize.optimizers.counted_normal import BLOCK, normal
 from stepsize.optimizers.execution import Coefficient
 from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, hyperparameters
 
 NOISES = ("isotropic", "ball")
 
 
-def sgd(x: Tensor, g: Tensor, *, down: Any, decay: Any, measured: bool) -> Tensor | None:
-    """One step of SGD, where down is -η; x in place. Returns ‖g + λx‖² if that is wanted."""
+def sgd(
+    x: Tensor,
+    g: Tensor,
+    *,
+    down: Any,
+    decay: Any,
+    scale: Any,
+    first: Tensor,
+    second: Tensor,
+    noisy: bool,
+    measured: bool,
+    start: Any = 0,
+) -> Tensor | None:
+    """One step of SGD, where down is -η, and scale times normal noise; x in place. Returns ‖g + λx‖² if that is wanted.
+
+    The noise of a coordinate is that of a key, (first, second), and of the coordinate's number, counted from start.
+    """
     if isinstance(down, float):  # eager: with alpha it rounds once, as torch's SGD does
         g = torch.add(g, x, alpha=decay)
         x.add_(g, alpha=down)
+        if noisy and scale:
+            for part, z in _noise(x, first, second, start):
+                part.add_(z, alpha=scale)
     else:
         g = g + x * decay
-        x.add_(g * down)
+        moved = g * down
+        if noisy:
+            index = torch.arange(x.numel(), dtype=torch.int32, device=x.device) + start
+            moved = moved + normal(index, first, second, x.dtype, fused=True) * scale
+        x.add_(moved)
     return g.square().sum(dtype=torch.promote_types(g.dtype, torch.float32)) if measured else None
+
+
+def _noise(x: Tensor, first: Tensor, second: Tensor, start: Any = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of x, and the noise of each."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    for at, part in enumerate(torch.split(x, BLOCK) if x.ndim == 1 else [x]):
+        index = torch.arange(at * BLOCK, at * BLOCK + part.numel(), dtype=torch.int32, device=x.device)
+        yield part, normal(index + start, first, second, wide, fused=False).view(part.shape)
 
 
 class PerturbedSGD(RuleOptimizer):
@@ -41,8 +72,11 @@ class PerturbedSGD(RuleOptimizer):
     Algorithm 2, without its test of when to end. That takes the gradient at x_t + ξ_t; here it is the next step's.
 
     d counts the coordinates of all groups, and ‖g_t‖ is over all of them; what weight decay adds to g_t is part of it.
-    ξ_t is a function of (seed, t), whatever else draws random numbers: all processes of a run draw the same, and so
-    does a resumed one. With noise=ball a step waits for the device, once t_thres steps have passed without noise.
+    ξ_t is a function of (seed, t) and of a coordinate's number, whatever else draws random numbers: all processes of a
+    run draw the same, so does a resumed one, and compiled the same but for rounding. A key drawn from (seed, t) and the
+    number are hashed to two words, and these make a normal number: pcg3d and Box-Muller, see `counted_normal`. Numbers
+    are counted through all groups, to 2³², and then begin anew. With noise=ball a step waits for the device, once
+    t_thres steps have passed without noise.
 
     Args:
         params: parameters or groups of them.
@@ -61,6 +95,7 @@ class PerturbedSGD(RuleOptimizer):
     """
 
     shardable: ClassVar[bool] = False
+    saving: ClassVar[float] = 10.0  # eagerly, each operation of the draw is a pass over memory
     rule = staticmethod(sgd)
     shared = ("noise", "radius", "threshold", "interval_steps", "seed")
     ranges: ClassVar = {
@@ -86,6 +121,7 @@ class PerturbedSGD(RuleOptimizer):
         compiled: bool | None = None,
         horizon: int | None = None,
     ) -> None:
+        self._size, self._start, self._draw = 0, 0, random.Random(0)  # of the step that is being taken
         # What belongs to all parameters is kept in the groups, equal in each, so that a checkpoint has it.
         super().__init__(params, hyperparameters(locals()) | {"t": 0, "t_noise": -interval_steps - 1})
 
@@ -96,41 +132,57 @@ class PerturbedSGD(RuleOptimizer):
             raise ValueError(f"noise: there is no {group['noise']}; {suggestion(str(group['noise']), NOISES)}")
 
     def coefficients(self, group: Group, t: int) -> Mapping[str, Coefficient]:
-        """The same at every step."""
-        measured = self.param_groups[0]["noise"] == "ball"
-        return {"down": -float(group["lr"]), "decay": float(group["weight_decay"]), "measured": measured}
+        """Of the step that `advance` takes; a key for each call that is made for a group."""
+        one, lr = self.param_groups[0], float(group["lr"])
+        isotropic = one["noise"] == "isotropic"
+        return {
+            "down": -lr,
+            "decay": float(group["weight_decay"]),
+            "scale": lr * one["radius"] / math.sqrt(max(self._size, 1)),
+            "first": _half(self._draw),
+            "second": _half(self._draw),
+            "noisy": isotropic and one["radius"] > 0,
+            "measured": not isotropic,
+            "start": self._start,
+        }
 
     def advance(self, work: Sequence[tuple[Group, list[Tensor]]]) -> None:
-        """Take the step of SGD, then add the noise."""
-        squares = [f for group, parameters in work for f in self.apply(sgd, group, parameters)]
-        moving = [(p, float(group["lr"])) for group, parameters in work for p in parameters if float(group["lr"]) > 0]
+        """Take the step of SGD, isotropic noise with it; a perturbation in the ball comes after it."""
+        one, moving = self.param_groups[0], [p for group, found in work for p in found if float(group["lr"]) > 0]
+        t, t_noise = one["t"], one["t_noise"]
+        self._size = sum(p.numel() for p in moving)
+        self._start, squares = 0, []
+        for group, parameters in work:  # two groups alike are one: their coordinates are counted on, with the same key
+            self._draw = random.Random(f"{one['seed']} {t}")
+            squares += self.apply(sgd, group, parameters)
+            self._start += sum(p.numel() for p in parameters)
         if not moving:
             return
-        one, size = self.param_groups[0], sum(p.numel() for p, _ in moving)
-        t, t_noise, radius = one["t"], one["t_noise"], one["radius"]
-        draw = random.Random(f"{one['seed']} {t}")
-        noise = _normal([p for p, _ in moving], draw.getrandbits(63))
-        if one["noise"] == "isotropic":
-            for (p, lr), z in zip(moving, noise, strict=True):
-                p.sub_(z, alpha=lr * radius / math.sqrt(size))
-        elif t - t_noise > one["interval_steps"] and _root_of_sum(squares).item() <= one["threshold"]:
-            drawn, t_noise = list(noise), t
-            # A direction that favours none, and the length that makes all of the ball equally likely.
-            scale = radius * draw.random() ** (1 / size) / _root_of_sum([z.square().sum() for z in drawn])
-            for (p, _), z in zip(moving, drawn, strict=True):
-                p.add_(z * scale.to(z))
+        due = one["noise"] == "ball" and t - t_noise > one["interval_steps"]
+        if due and _root_of_sum(squares).item() <= one["threshold"]:
+            t_noise = t
+            self._perturb(moving, one["radius"], random.Random(f"{one['seed']} {t}"))
         for group in self.param_groups:
             group.update(t=t + 1, t_noise=t_noise)
 
+    def _perturb(self, moving: Sequence[Tensor], radius: float, draw: random.Random) -> None:
+        """Add noise that is uniform in the ball: a direction that favours none, a length that favours no part of it."""
+        drawn = [_drawn(p, _half(draw), _half(draw)) for p in moving]
+        length = radius * draw.random() ** (1 / self._size)
+        scale = length / _root_of_sum([z.square().sum() for z in drawn])
+        for p, z in zip(moving, drawn, strict=True):
+            p.add_(z * scale.to(z))
 
-def _normal(parameters: Sequence[Tensor], seed: int) -> Iterator[Tensor]:
-    """Standard normal numbers for each, one after the other, and none from the global generators."""
-    generators: dict[torch.device, torch.Generator] = {}
-    for p in parameters:
-        if p.device not in generators:
-            generators[p.device] = torch.Generator(p.device).manual_seed(seed)
-        wide = torch.promote_types(p.dtype, torch.float32)
-        yield torch.randn(p.shape, dtype=wide, device=p.device, generator=generators[p.device])
+
+def _half(draw: random.Random) -> Tensor:
+    """Half of a key: an odd number."""
+    return torch.tensor(2 * draw.getrandbits(31) + 1 - 2**31, dtype=torch.int32)
+
+
+def _drawn(p: Tensor, first: Tensor, second: Tensor) -> Tensor:
+    """Normal numbers in the shape of a parameter."""
+    flat = p.new_empty(p.numel())
+    return torch.cat([z for _, z in _noise(flat, first, second)]).view(p.shape)
 
 
 def _root_of_sum(squares: Sequence[Tensor]) -> Tensor:

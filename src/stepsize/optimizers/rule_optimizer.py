@@ -56,6 +56,7 @@ class RuleOptimizer(Optimizer, ABC):
     rule: ClassVar[Rule]
     buffers: ClassVar[tuple[str, ...]] = ()  # names of the state, in the order in which the rule takes it
     shared: ClassVar[tuple[str, ...]] = ()  # names of hyperparameters that are one number for all groups
+    saving: ClassVar[float] = 1.0  # how many times as much compiling saves as it does for most
     shardable: ClassVar[bool] = True  # False where norms or products of whole parameters are taken
     ranges: ClassVar[Mapping[str, Interval | tuple[Interval, ...]]]  # of the hyperparameters, pairs item by item
 
@@ -148,7 +149,7 @@ class RuleOptimizer(Optimizer, ABC):
         if device not in sizes:
             everything = [p for group in self.param_groups for p in group["params"]]
             sizes[device] = sum(p.numel() for p in everything if p.device == device)
-        return pays(device, sizes[device], group["horizon"])
+        return pays(device, sizes[device], group["horizon"], self.saving)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         known = [*self.defaults] if "defaults" in self.__dict__ else [*state["defaults"]]

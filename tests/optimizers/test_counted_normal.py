@@ -1,0 +1,90 @@
+"""Normal numbers from a key and a count: their distribution, and that they do not depend on one another."""
+
+import math
+from itertools import combinations
+
+import pytest
+import torch
+from torch import Tensor
+
+from stepsize.optimizers.counted_normal import _radius_squared, _sine, normal, words
+
+N = 1 << 20
+KEYS = [(1, 1), (3, 1), (1, 3), (-(2**31) + 1, 2**31 - 1), (123456789, -987654321)]
+
+
+def key(words: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    first, second = (torch.tensor(w, dtype=torch.int32) for w in words)
+    return first, second
+
+
+def drawn(of: tuple[int, int], start: int = 0, *, fused: bool = True) -> Tensor:
+    index = torch.arange(N, dtype=torch.int32) + start
+    return normal(index, *key(of), torch.float32, fused=fused).double()
+
+
+def correlation(x: Tensor, y: Tensor) -> float:
+    return float((x * y).mean()) * math.sqrt(N)  # a standard normal number itself, where they are independent
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("of", KEYS)
+def test_the_moments_are_those_of_the_normal_distribution(of: tuple[int, int], fused: bool) -> None:
+    z = drawn(of, fused=fused)
+    # z, z², z³ and z⁴ have the means 0, 1, 0, 3 and the variances 1, 2, 15, 96.
+    moments = zip((0, 1, 0, 3), (1, 2, 15, 96), strict=True)
+    off = [float(z.pow(k).mean() - mean) * math.sqrt(N / v) for k, (mean, v) in enumerate(moments, 1)]
+    assert max(map(abs, off)) < 4.5
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("of", KEYS)
+def test_the_distribution_is_normal(of: tuple[int, int], fused: bool) -> None:
+    share = torch.special.ndtr(drawn(of, fused=fused).sort().values)
+    ranks = (torch.arange(N, dtype=torch.float64) + 0.5) / N
+    assert float((share - ranks).abs().max()) < 1.95 / math.sqrt(N)  # Kolmogorov's distance: once in a thousand more
+
+
+@pytest.mark.parametrize("of", KEYS)
+@pytest.mark.parametrize("lag", [1, 2, 3, 16, 64, 512, 4096])
+def test_coordinates_do_not_correlate(of: tuple[int, int], lag: int) -> None:
+    one, other = drawn(of), drawn(of, start=lag)
+    assert abs(correlation(one, other)) < 4.5
+    assert abs(correlation(one**2 - 1, other**2 - 1)) / 2 < 4.5
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(KEYS, 2)))
+def test_keys_that_differ_little_give_numbers_that_do_not_correlate(
+    one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    x, y = drawn(one), drawn(other)
+    assert abs(correlation(x, y)) < 4.5
+    assert abs(correlation(x**2 - 1, y**2 - 1)) / 2 < 4.5
+
+
+@pytest.mark.parametrize("of", KEYS)
+def test_every_byte_of_the_words_is_uniform(of: tuple[int, int]) -> None:
+    for word in words(torch.arange(N, dtype=torch.int32), *key(of)):
+        for shift in (8, 16, 24):  # the lowest bits are not used
+            counts = torch.bincount((word >> shift) & 255, minlength=256).double()
+            square = float((counts - N / 256).square().sum() / (N / 256))
+            assert abs(square - 255) < 5 * math.sqrt(2 * 255)
+
+
+def test_where_an_index_begins_does_not_matter() -> None:
+    assert torch.equal(drawn(KEYS[4])[1000:], drawn(KEYS[4], start=1000)[:-1000])
+
+
+def test_the_polynomials_are_the_logarithm_and_the_sine() -> None:
+    k = torch.cat([torch.arange(1, N, 2), 2**24 - torch.arange(1, N, 2), torch.arange(1, 2**24, 1023) | 1]).int()
+    exact = -2 * torch.log(k.double() * 2**-24)
+    assert float(((_radius_squared(k).double() - exact) / exact).abs().max()) < 1.3e-6
+    s = torch.linspace(-0.5, 0.5, N)
+    assert float((_sine(s).double() - torch.sin(math.pi * s.double())).abs().max()) < 3e-7
+
+
+def test_float64_has_more_bits_than_float32_and_the_same_numbers() -> None:
+    index = torch.arange(N, dtype=torch.int32)
+    fine = normal(index, *key(KEYS[4]), torch.float64, fused=True)
+    assert len(torch.unique(fine)) > 0.999 * N
+    torch.testing.assert_close(drawn(KEYS[4]), fine, rtol=0, atol=5e-6)
