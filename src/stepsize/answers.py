@@ -19,7 +19,8 @@ from omegaconf.errors import (
 )
 
 from stepsize.data.errors import DataError
-from stepsize.errors import ConfigError, TrainingStoppedError, suggestion
+from stepsize.errors import ConfigError, SweepStoppedError, TrainingStoppedError, suggestion
+from stepsize.trial import follows
 
 _OURS = "STEPSIZE_ONE_LINE_ERRORS"
 
@@ -37,6 +38,9 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
             os.environ |= {"HYDRA_FULL_ERROR": "1", _OURS: "1"}
         try:
             return main()
+        except KeyboardInterrupt:  # before anything runs that would end more cleanly
+            print("interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
         except Exception as error:  # every error leaves by this door: known ones in a line, the others whole
             leave(error)
 
@@ -46,6 +50,9 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
 def leave(error: Exception) -> None:
     """Say what `error` means and exit with code 1.
 
+    Where Lightning started this process to take part in a sweep's trial, training that cannot go on ends it with code
+    0: the first process says the same to the sweep, and Lightning would kill it within seconds of another code.
+
     Raises:
         SystemExit: always.
     """
@@ -54,13 +61,13 @@ def leave(error: Exception) -> None:
         traceback.print_exception(error)
     else:
         print(f"error: {message}", file=sys.stderr)
-    raise SystemExit(1)
+    raise SystemExit(0 if follows() and isinstance(error, TrainingStoppedError) else 1)
 
 
 def answer(error: BaseException) -> str | None:
     """One line for an error of the user's; None for one of ours, which deserves its traceback."""
     match error:
-        case ConfigError() | DataError() | TrainingStoppedError():
+        case ConfigError() | DataError() | TrainingStoppedError() | SweepStoppedError():
             return _one_line(str(error))
         case MissingConfigException() if error.missing_cfg_file and error.options:
             group, _, word = str(error.missing_cfg_file).rpartition("/")

@@ -15,7 +15,9 @@ from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import LBFGS, Optimizer
 
+from stepsize import trial
 from stepsize.callbacks.objective import Objective
+from stepsize.callbacks.reporting import Reporting
 from stepsize.errors import ConfigError
 from stepsize.no_profiler import NoProfiler
 from stepsize.optimizer_arguments import arguments
@@ -80,6 +82,15 @@ def optimizer(cfg: DictConfig, device: torch.device | None) -> partial[Optimizer
     with blame("optimizer"):
         given = instantiate(cfg.optimizer, _convert_="all").keywords
     return partial(cls, **arguments(cfg, cls, given, device))
+
+
+def learning_rate(cfg: DictConfig) -> float:
+    """The learning rate of the chosen optimizer: its default, unless the config says another.
+
+    Raises:
+        ConfigError: an unknown class or argument.
+    """
+    return float(optimizer(cfg, None).keywords["lr"])
 
 
 def schedule(cfg: DictConfig) -> Schedule:
@@ -149,6 +160,8 @@ def trainer(cfg: DictConfig, folder: Path, objective: Objective) -> L.Trainer:
     switches = {"checkpoint": cfg.trainer.enable_checkpointing, "progress": cfg.trainer.enable_progress_bar}
     unwanted = {name for name, wanted in switches.items() if wanted is False}
     callbacks: list[L.Callback] = [objective]
+    if tried := trial.current():
+        callbacks.append(Reporting(tried, objective))
     for name, node in (cfg.callbacks or {}).items():
         if name in unwanted or node is None:
             continue

@@ -23,6 +23,7 @@ from stepsize.models import MODELS
 from stepsize.optimizers import OPTIMIZERS
 from stepsize.schedules import SCHEDULES
 from stepsize.signature import parameters
+from stepsize.sweep.options import Options
 
 LOGGERS = {
     "tensorboard": "stepsize.tensorboard.TensorBoard",
@@ -72,6 +73,7 @@ class Train:
     trainer: Any = None
     logger: Any = None
     callbacks: Any = None
+    sweep: Any = None
 
 
 def register() -> None:
@@ -84,6 +86,7 @@ def register() -> None:
         for name, target in table.items():
             keys = [*parameters(target), *more]
             store.store(group=f"{group}/schema", name=name, node=schema(name, target, keys, supplied))
+    store.store(group="sweep/schema", name="sweep", node=Options)
     # Any other optimizer: its keys are compared with its signature once it has been imported.
     anything = OmegaConf.create({"_target_": MISSING, "_partial_": True}, flags={"struct": False})
     store.store(group="optimizer/schema", name="custom", node=anything)

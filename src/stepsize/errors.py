@@ -1,4 +1,4 @@
-"""The two errors whose message is the whole answer to the user."""
+"""The errors whose message is the whole answer to the user."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -12,6 +12,10 @@ class ConfigError(ValueError):
 
 class TrainingStoppedError(RuntimeError):
     """Training that cannot go on, such as a loss that is no longer finite."""
+
+
+class SweepStoppedError(RuntimeError):
+    """A sweep that cannot go on, such as one whose trials fail one after the other; what has finished is kept."""
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

@@ -29,6 +29,8 @@ class Preflight(Callback):
 
         HydraConfig.instance().set_config(config)  # Hydra's own next step; the folder's name is made of its choices
         try:
+            if config.sweep is not None:
+                raise ConfigError("sweep: a sweep is many runs; add -m: python train.py -m sweep=WORD")
             check(config)
             refuse_used(Path(config.hydra.run.dir), config.resume)
         except Exception as error:  # all of them would else become warnings

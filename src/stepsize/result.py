@@ -38,6 +38,8 @@ def recorded(
     ended = "finished"
     try:
         yield test
+        if objective.pruned_at is not None:
+            ended = f"pruned at step {objective.pruned_at}"
     except TrainingStoppedError as error:
         ended = f"stopped: {error}"
         raise

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from stepsize.differences import differences
 from stepsize.errors import ConfigError
 
 # What the weights and the optimizer's state were made with. The rest may change, and what is said then holds.
@@ -30,7 +31,7 @@ def checkpoint(cfg: DictConfig) -> Path | None:
     before = _config(path)
     for group in _FIXED:
         now = OmegaConf.to_container(cfg[group], resolve=True, enum_to_str=True)
-        for key, was, is_now in _differences(group, before.get(group), now):
+        for key, was, is_now in differences(group, before.get(group), now):
             if key not in _FREE:
                 raise ConfigError(f"resume={cfg.resume}: {key} was {was} and is now {is_now}; leave it, or start anew")
     return path
@@ -51,11 +52,3 @@ def _config(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"resume: {path} is damaged, or no checkpoint of this recipe") from error
     return config
-
-
-def _differences(key: str, before: Any, now: Any) -> list[tuple[str, Any, Any]]:
-    """(key, value before, value now) of every leaf that differs."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        names = [*before, *(name for name in now if name not in before)]
-        return [d for name in names for d in _differences(f"{key}.{name}", before.get(name), now.get(name))]
-    return [] if before == now else [(key, before, now)]

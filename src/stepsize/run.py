@@ -12,7 +12,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from stepsize import build, resume
+from stepsize import build, resume, trial
 from stepsize.callbacks.objective import Objective
 from stepsize.check import check
 from stepsize.preflight import refuse_used
@@ -28,6 +28,8 @@ _NOT_OURS = (".*treespec, LeafSpec.*", ".*smaller than the logging interval.*")
 
 def train(cfg: DictConfig) -> float:
     """Seed, build, fit, test, result; returns the objective: the best value of `objective.metric` over the run.
+
+    A trial of a sweep reports to it, and ends early, without a test, where the sweep says so.
 
     Args:
         cfg: composed from conf/train.yaml.
@@ -53,7 +55,8 @@ def train(cfg: DictConfig) -> float:
 
     with recorded(folder / "result.json", trainer, task, objective, cfg.data.batch_size, cfg.seed) as test:
         trainer.fit(task, data, ckpt_path=start, weights_only=True)
-        test |= test_best(trainer, task, data, objective, folder)
+        if objective.pruned_at is None:
+            test |= test_best(trainer, task, data, objective, folder)
 
     if trainer.is_global_zero:
         said = "  ".join(f"{k} {v:.4f}" for k, v in (objective.at_best | test).items())
@@ -92,6 +95,8 @@ def choices(cfg: DictConfig, words: Mapping[str, str], total_batch_size: int) ->
     row: dict[str, Any] = {g: words[g] for g in ("optimizer", "schedule", "model", "data") if g in words}
     row |= {k: cfg.optimizer[k] for k in ("lr", "weight_decay") if k in cfg.optimizer}
     row |= {k: cfg.schedule[k] for k in build.WARMUP if cfg.schedule.get(k) is not None}
+    searched = trial.current().params if trial.current() else {}  # type: ignore[union-attr]
+    row |= {k: v for k, v in searched.items() if k not in row and k.removeprefix("optimizer.") not in row}
     return row | {"total_batch_size": total_batch_size, "seed": cfg.seed}
 
 

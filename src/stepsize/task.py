@@ -100,7 +100,7 @@ class Task(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the pass's metrics; exact over uneven batches and over several processes."""
-        values = self._metrics("val")
+        values = self.take_metrics("val")
         self._log_all(values)
         scheduler = self.lr_schedulers()
         if isinstance(scheduler, ScheduledLR) and not self.trainer.sanity_checking:
@@ -108,14 +108,15 @@ class Task(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         """As for validation."""
-        self._log_all(self._metrics("test"))
+        self._log_all(self.take_metrics("test"))
 
     def _log_all(self, values: dict[str, float]) -> None:
         # Lightning's own count lags a step behind where validation follows a step; "step" tells its loggers better.
         # The values are equal on all processes already, and Lightning wants to be told.
         self.log_dict(values | {"step": float(self.trainer.global_step)}, sync_dist=True)
 
-    def _metrics(self, stage: str) -> dict[str, float]:
+    def take_metrics(self, stage: str) -> dict[str, float]:
+        """The metrics of all batches since the last time, over all processes, as "<stage>/<name>"."""
         # Summed in double precision: a float32 count of tokens is exact only to 2^24.
         totals = torch.stack(self._totals).cpu().double().sum(0)
         self._totals.clear()

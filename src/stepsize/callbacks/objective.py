@@ -20,6 +20,7 @@ class Objective(L.Callback):
         self.best = math.inf if mode == "min" else -math.inf
         self.step: int | None = None
         self.improved = False
+        self.pruned_at: int | None = None  # the step at which a sweep ended the run
         self.at_best: dict[str, float] = {}
         self.last: dict[str, float] = {}
 

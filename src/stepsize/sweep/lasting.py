@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy import Engine, func
 from sqlalchemy.orm import Session
 
+from stepsize.errors import SweepStoppedError
 from stepsize.sweep.connections import NoAnswerError, close, listen, one_line
 
 _T = TypeVar("_T")
@@ -39,7 +40,7 @@ _RETRIES = (
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds between two attempts
 
 
-class StorageLostError(RuntimeError):
+class StorageLostError(SweepStoppedError):
     """The storage has not answered for as long as a call is repeated."""
 
 

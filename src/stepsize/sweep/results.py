@@ -118,14 +118,6 @@ class SweepResult:
         complete = [t for t in arm.trials if t.state == State.complete and t.value is not None]
         return min(complete, key=lambda t: (self.sign * (t.value or 0.0), t.number), default=None)
 
-    def is_at_edge(self, arm: ArmResult) -> bool:
-        """Whether the best learning rate lies at an end of the range."""
-        best = self.best(arm)
-        if best is None or arm.rate is None or arm.rate not in best.params or arm.low is None or arm.high is None:
-            return False
-        tried = [t.params[arm.rate] for t in arm.trials if t.state in FINISHED and arm.rate in t.params]
-        return edge(best.params[arm.rate], tried, arm.low, arm.high) is not None
-
 
 def edge(best: float, tried: Iterable[float], low: float, high: float) -> Literal["low", "high"] | None:
     """The end of a range at which the best learning rate lies: within a tenth of it, and none tried farther out.

@@ -1,0 +1,244 @@
+"""A study as a queue of trials: claimed by one worker each, counted exactly, never left running."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from stepsize.differences import differences
+from stepsize.errors import ConfigError
+from stepsize.sweep import samplers, space
+from stepsize.sweep.liveness import is_gone, this_process
+from stepsize.sweep.plan import COUNTED, Claimed, Plan, best
+from stepsize.sweep.pruners import pruner
+from stepsize.sweep.space import Space
+from stepsize.sweep.widening import widening
+
+
+class Study:
+    """Opens a study, or creates it.
+
+    Args:
+        storage: where all workers meet.
+        plan: what is to be tried.
+
+    Raises:
+        ConfigError: the study was made by another space or config; nothing has been changed then.
+    """
+
+    def __init__(self, storage: BaseStorage, plan: Plan) -> None:
+        self.plan = plan
+        self.study = optuna.create_study(
+            study_name=plan.name,
+            storage=storage,
+            load_if_exists=True,
+            direction="minimize" if plan.mode == "min" else "maximize",
+            pruner=pruner(plan.pruner),
+        )
+        self._check()
+        self._storage = self.study._storage
+        self._id = self.study._study_id
+        for key, value in plan.about.items():
+            if self.study.user_attrs.get(key) != value:
+                self.study.set_user_attr(key, value)
+        self._widened: list[Mapping[str, Any]] = self.study.user_attrs.get("widened", [])
+
+    def _check(self) -> None:
+        said = {
+            "space": {name: d for name, d in space.to_json(self.plan.space).items() if name != self.plan.rate},
+            "config": dict(self.plan.fingerprint),
+            "rate": space.to_json({k: v for k, v in self.plan.space.items() if k == self.plan.rate}),
+        }
+        now = json.loads(json.dumps(said))  # as storage gives it back
+        before = self.study.user_attrs.get("fingerprint")
+        if before is None:
+            self.study.set_user_attr("fingerprint", now)
+            return
+        changed = space.changes(
+            space.from_json(before["space"] | before["rate"]), space.from_json(now["space"] | now["rate"])
+        )
+        changed += [
+            f"{key} was {was}, is {now_is}" for key, was, now_is in differences("", before["config"], now["config"])
+        ]
+        if changed:
+            raise ConfigError(
+                f"sweep.study={self.plan.name}: made by another command ({'; '.join(changed[:5])}); take another name, "
+                "or the same words"
+            )
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials by number; not to be changed."""
+        return self.study.get_trials(deepcopy=False)
+
+    @property
+    def target(self) -> int:
+        """Finished trials wanted, those added by widening included."""
+        return self.plan.n_trials + sum(int(w["trials"]) for w in self._widened)
+
+    def best(self) -> FrozenTrial | None:
+        """The best complete trial, the earliest of equals."""
+        return best(self.trials(), self.plan.mode)
+
+    def finished(self) -> int:
+        """How many trials count: complete, pruned or diverged."""
+        return sum(t.state in COUNTED for t in self.trials())
+
+    def is_complete(self) -> bool:
+        """Whether nothing is left to try; where the best lies at an edge, the range is widened first."""
+        trials = self.trials()
+        self._widened = self.study.user_attrs.get("widened", [])
+        if sum(t.state in COUNTED for t in trials) < self.target:
+            return False
+        return not self._widen(trials)
+
+    def claim(self) -> Claimed | None:
+        """The next trial, as this process's own; None where the rest are being run, or all have finished.
+
+        A trial waits until one process has changed its state to running; the storage lets only one do that. Two that
+        find too few waiting at once may both add one: those beyond the target are left to wait.
+        """
+        self._widened = self.study.user_attrs.get("widened", [])
+        alive = [t for t in self.trials() if t.state != TrialState.FAIL]
+        for _ in range(self.target - len(alive)):
+            self._storage.create_new_trial(self._id, template_trial=optuna.create_trial(state=TrialState.WAITING))
+            alive = [t for t in self.trials() if t.state != TrialState.FAIL]
+            if len(alive) >= self.target:
+                break
+        waiting = [t for t in alive if t.state == TrialState.WAITING]
+        waiting.sort(key=lambda t: "failed_trial" not in t.system_attrs)  # what was killed comes before surplus ones
+        for t in waiting[: max(0, self.target - len(alive) + len(waiting))]:
+            with suppress(UpdateFinishedTrialError):  # another was faster, and has even finished it
+                if self._storage.set_trial_state_values(t._trial_id, TrialState.RUNNING):
+                    return self._kept_unless_it_fails(t)
+        return None
+
+    def _kept_unless_it_fails(self, claimed: FrozenTrial) -> Claimed:
+        try:
+            return self._sampled(claimed)
+        except BaseException:
+            self._storage.set_trial_state_values(claimed._trial_id, TrialState.WAITING)
+            raise
+
+    def _sampled(self, waiting: FrozenTrial) -> Claimed:
+        trial_id, number = waiting._trial_id, waiting.number
+        self.beat(trial_id)
+        self._storage.set_trial_user_attr(trial_id, "runner", this_process())
+        fixed = self._fixed(waiting)
+        if fixed:
+            self._storage.set_trial_system_attr(trial_id, "fixed_params", fixed)
+        if self.plan.sampler != "listed":
+            # The grid's points are places in the range that the study began with.
+            searched = self.plan.space if self.plan.sampler == "grid" else self.space()
+            self.study.sampler = samplers.make(self.plan.sampler, self.plan.seed, searched)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            trial = Trial(self.study, trial_id)
+            for name, distribution in self.space().items():
+                trial._suggest(name, distribution)
+        folder = str(Path(self.plan.folder) / str(number))
+        self._storage.set_trial_user_attr(trial_id, "folder", folder)
+        return Claimed(trial, number, trial_id, dict(trial.params), folder)
+
+    def _fixed(self, waiting: FrozenTrial) -> dict[str, Any]:
+        """The parameters that are not the sampler's to choose."""
+        index = sum(t.number < waiting.number and "failed_trial" not in t.system_attrs for t in self.trials())
+        if self.plan.listed and "failed_trial" not in waiting.system_attrs:
+            return {name: values[index] for name, values in self.plan.listed.items()}
+        for widened in self._widened:
+            if widened["values"] and 0 <= index - widened["at"] < widened["trials"]:
+                return {str(self.plan.rate): widened["values"][index - widened["at"]]}
+        return {}
+
+    def space(self) -> Space:
+        """The space as it is searched now."""
+        if not self._widened:
+            return self.plan.space
+        last = self._widened[-1]
+        return {**self.plan.space, str(self.plan.rate): FloatDistribution(last["low"], last["high"], log=True)}
+
+    def _widen(self, trials: Sequence[FrozenTrial]) -> bool:
+        if self.plan.rate is None:
+            return False
+        event = widening(trials, self.plan.rate, self.space()[self.plan.rate], self.plan, self._widened)
+        if event is not None:
+            self._widened = [*self._widened, event]
+            self.study.set_user_attr("widened", self._widened)
+        return event is not None
+
+    def tell(self, claimed: Claimed, value: float, seconds: float, pruned: bool = False) -> None:
+        """A trial has ended with a value; where it was pruned, the value it has is the last that was reported."""
+        self._note(claimed, {"seconds": seconds})
+        if pruned:
+            self.study.tell(claimed.number, state=TrialState.PRUNED, skip_if_finished=True)
+        else:
+            self.study.tell(claimed.number, value, skip_if_finished=True)
+
+    def tell_diverged(self, claimed: Claimed, reason: str, seconds: float) -> None:
+        """A number was no longer finite: pruned, with the worst value there is.
+
+        Told as failed it would not be counted, and the sampler would go back for more of the same.
+        """
+        worst = float("inf") if self.plan.mode == "min" else float("-inf")
+        reported = self._storage.get_trial(claimed.id).intermediate_values
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_intermediate_value(claimed.id, max(reported, default=0) + 1, worst)
+        self._note(claimed, {"seconds": seconds, "reason": reason, "diverged": True})
+        self.study.tell(claimed.number, state=TrialState.PRUNED, skip_if_finished=True)
+
+    def tell_failed(self, claimed: Claimed, reason: str, seconds: float, retry: bool = False) -> bool:
+        """A trial raised, or was killed; returns whether it is tried again, which a killed one is, once."""
+        self._note(claimed, {"seconds": seconds})
+        return self._fail(claimed.id, reason, retry)
+
+    def put_back(self, claimed: Claimed) -> None:
+        """Let a trial that was interrupted wait again, with its number and its parameters."""
+        with suppress(UpdateFinishedTrialError):
+            self._storage.set_trial_state_values(claimed.id, TrialState.WAITING)
+
+    def beat(self, trial_id: int) -> None:
+        """Say that a trial is alive."""
+        self._heart().record_heartbeat(trial_id)
+
+    def _heart(self) -> RDBStorage:
+        heart = getattr(self._storage, "_backend", self._storage)  # behind Optuna's cache
+        assert isinstance(heart, RDBStorage)
+        return heart
+
+    def bury(self) -> int:
+        """Fail the running trials whose worker is gone, and have each tried once more; returns how many there were."""
+        running = [t for t in self.trials() if t.state == TrialState.RUNNING]
+        if not running:
+            return 0
+        stale = set(self._heart()._get_stale_trial_ids(self._id))
+        gone = [t._trial_id for t in running if t._trial_id in stale or is_gone(t.user_attrs.get("runner"))]
+        return sum(self._fail(trial_id, "its worker was killed", retry=True, count=True) for trial_id in gone)
+
+    def _fail(self, trial_id: int, reason: str, retry: bool, count: bool = False) -> bool:
+        try:
+            self._storage.set_trial_user_attr(trial_id, "reason", reason)
+            if not self._storage.set_trial_state_values(trial_id, TrialState.FAIL):
+                return False
+        except UpdateFinishedTrialError:  # another worker was faster
+            return False
+        failed = self._storage.get_trial(trial_id)
+        again = retry and "failed_trial" not in failed.system_attrs
+        if again:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                clean = {k: v for k, v in failed.user_attrs.items() if k not in ("runner", "reason", "seconds")}
+                failed.user_attrs = clean
+                RetryHeartbeatStaleTrialCallback(max_retry=1)(self.study, failed)
+        return count or again
+
+    def _note(self, claimed: Claimed, facts: Mapping[str, Any]) -> None:
+        with suppress(UpdateFinishedTrialError):  # taken for dead meanwhile, and given up
+            for key, value in facts.items():
+                self._storage.set_trial_user_attr(claimed.id, key, value)
