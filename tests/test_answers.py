@@ -189,13 +189,14 @@ def test_what_a_command_returns_is_passed_on() -> None:
 
 
 @pytest.mark.usefixtures("unchanged_environment")
-def test_an_interrupt_is_no_error_to_be_answered() -> None:
+def test_an_interrupt_is_answered_with_a_word_and_the_code_of_a_shell(capsys: pytest.CaptureFixture[str]) -> None:
     @one_line_errors
     def main() -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         main()
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_leaving_is_an_exit_so_that_no_callback_of_hydra_s_swallows_it() -> None:
@@ -223,3 +224,17 @@ def test_a_refused_command_prints_one_line_and_leaves_nothing_behind(
 def test_an_error_found_only_when_the_run_is_built_is_one_line_too(command: Command) -> None:
     done = command("model.dropout=2", "trainer=cpu")
     assert (done.returncode, done.stderr) == (1, "error: model: dropout must be in [0, 1), got 2.0\n")
+
+
+def test_a_process_that_joined_a_trial_ends_without_an_error_where_training_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("STEPSIZE_TRIAL", "study:0")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(SystemExit, match=r"^0$"):
+        leave(TrainingStoppedError("the loss is not finite"))
+    with pytest.raises(SystemExit, match=r"^1$"):
+        leave(ConfigError("trainer: no"))
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(SystemExit, match=r"^1$"):
+        leave(TrainingStoppedError("the loss is not finite"))

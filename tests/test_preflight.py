@@ -101,6 +101,16 @@ def test_a_wrong_choice_ends_the_process_before_hydra_makes_a_folder(
     assert ("model: GPT takes tokens" in capsys.readouterr().err, (tmp_path / "new").exists()) == (True, False)
 
 
+@pytest.mark.parametrize("word", ["sweep=lr", "sweep=compare"])
+def test_a_sweep_without_m_is_refused_and_leaves_nothing(
+    tmp_path: Path, started: Callable[..., None], capsys: pytest.CaptureFixture[str], word: str
+) -> None:
+    with pytest.raises(SystemExit, match="1"):
+        started(f"run_dir={tmp_path / 'new'}", word)
+    assert "sweep: a sweep is many runs; add -m: python train.py -m sweep=" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_process_that_joins_a_run_is_not_checked_again(
     used: Path, started: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

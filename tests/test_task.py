@@ -134,7 +134,7 @@ def test_totals_are_summed_in_double_precision() -> None:
     measured = task()
     measured.trainer = trainer()
     measured._totals = [torch.tensor([0.0, 2.0**24, 2.0**24]), *[torch.tensor([0.0, 0.0, 1.0])] * 5]
-    assert measured._metrics("val")["val/accuracy"] == 2**24 / (2**24 + 5)
+    assert measured.take_metrics("val")["val/accuracy"] == 2**24 / (2**24 + 5)
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])

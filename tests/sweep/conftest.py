@@ -19,9 +19,14 @@ import psycopg
 import pytest
 from commands import Commands, given_in
 from optuna.distributions import FloatDistribution
+from pretended import InProcess, Typed
 
+from stepsize.sweep.arms import Arm
+from stepsize.sweep.driver import Driver
+from stepsize.sweep.options import read
 from stepsize.sweep.plan import Plan
-from stepsize.sweep.storage import file_url
+from stepsize.sweep.storage import connect, file_url
+from stepsize.sweep.sweep import About, Sweep
 
 _USER = "stepsize"
 _PASSWORD = "r4nge-of-rates"
@@ -222,3 +227,60 @@ def commands(tmp_path: Path) -> Iterator[Commands]:
     """Commands in the test's folder; nothing that they start outlives the test."""
     with given_in(tmp_path) as given:
         yield given
+
+
+@pytest.fixture
+def typed() -> type[Typed]:
+    """typed("sweep=lr", ...) is what a sweeper has of that command line."""
+    return Typed
+
+
+@pytest.fixture
+def in_process() -> type[InProcess]:
+    """in_process(ends, workers=1) is a runner that needs no processes."""
+    return InProcess
+
+
+@pytest.fixture
+def arm() -> Callable[..., Arm]:
+    """arm(name="lion", ...) is an arm that searches the learning rate from 1e-4 to 1, except for what is said."""
+
+    def made(**changes: Any) -> Arm:
+        known = Arm(
+            name="",
+            words=(),
+            overrides=("optimizer=sgd",),
+            space={"optimizer.lr": FloatDistribution(1e-4, 1.0, log=True)},
+            derived=None,
+            config={"seed": 0},
+            choices={"optimizer": "sgd"},
+            departures={},
+        )
+        return replace(known, **changes)
+
+    return made
+
+
+@pytest.fixture
+def swept(url: str) -> Callable[..., Sweep]:
+    """swept(arm, ..., n_trials=4, ...) is a sweep as one more process opens it."""
+
+    def opened(*searched: Arm, **options: Any) -> Sweep:
+        about = About("study", ("python", "train.py"), ("sweep=lr",), {})
+        return Sweep(connect(url), read({"rate": "optimizer.lr", **options}), searched, about)
+
+    return opened
+
+
+@pytest.fixture
+def driven(swept: Callable[..., Sweep]) -> Callable[..., Driver]:
+    """driven(runner, arm, ..., n_trials=4, ...) is the driver of such a sweep; its `heard` lists what it told."""
+
+    def made(runner: InProcess, *searched: Arm, **options: Any) -> Driver:
+        sweep = swept(*searched, **options)
+        driver = Driver(sweep, runner, sweep.options.max_failures, lambda *told: heard.append(told))
+        heard: list[Any] = []
+        driver.heard = heard  # type: ignore[attr-defined]
+        return driver
+
+    return made

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -50,12 +51,5 @@ def _in_one_line() -> Iterator[None]:
         raise CompactHydraException(str(error)) from error
 
 
-ConfigStore.instance().store(
-    group="hydra/sweeper",
-    name="stepsize",
-    node={
-        "_target_": f"{__name__}.{StepsizeSweeper.__name__}",
-        **OmegaConf.to_container(OmegaConf.structured(Options)),
-    },
-    provider="stepsize",
-)
+node: dict[str, Any] = {"_target_": f"{__name__}.{StepsizeSweeper.__name__}", **asdict(Options())}
+ConfigStore.instance().store(group="hydra/sweeper", name="stepsize", node=node, provider="stepsize")

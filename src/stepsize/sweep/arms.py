@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.distributions import CategoricalDistribution
@@ -49,19 +50,20 @@ class Arm:
     departures: Mapping[str, Any]
 
 
-def arms(options: Options, arguments: Sequence[str], compose: Compose) -> list[Arm]:
+def arms(options: Options, arguments: Sequence[str], compose: Compose, loader: ConfigLoader | None = None) -> list[Arm]:
     """What a command line asks for, checked: every arm composes, and is not refused.
 
     Args:
         options: of the sweep.
         arguments: the words of the command line, and nothing of Hydra's own.
         compose: makes a trial's config.
+        loader: Hydra's, which knows the words that a glob stands for.
 
     Raises:
         ConfigError: what cannot be searched; and what composition or `options.check` refuse.
     """
     mine = [text for text in arguments if not _belongs(text, options.node)]
-    words = space.read([*(f"{key}={text}" for key, text in options.space.items()), *mine])
+    words = space.read([*(f"{key}={text}" for key, text in options.space.items()), *mine], loader)
     searched = dict(words.space)
     groups = _groups(compose([]))
     compared: dict[str, Sequence[str]] = {}
@@ -72,6 +74,8 @@ def arms(options: Options, arguments: Sequence[str], compose: Compose) -> list[A
             compared[key] = [str(choice) for choice in one.choices]
         if not compared:
             raise ConfigError("sweep: nothing to compare; name several of a group, such as optimizer=sgd,adamw")
+    elif "experiment" in searched and "experiment" in groups:
+        raise ConfigError("experiment: sets many keys at once, which is no parameter; compare several by sweep=compare")
     made = []
     for chosen in itertools.product(*compared.values()):
         name = ",".join(chosen)
@@ -79,19 +83,22 @@ def arms(options: Options, arguments: Sequence[str], compose: Compose) -> list[A
     return made
 
 
-def study_name(options: Options, arguments: Sequence[str], choices: Mapping[str, Any]) -> str:
+def study_name(
+    options: Options, arguments: Sequence[str], choices: Mapping[str, Any], loader: ConfigLoader | None = None
+) -> str:
     """The name of a sweep: what the user says, or what was chosen for the groups in `named_by`.
 
     Args:
         options: of the sweep.
         arguments: the words of the command line.
         choices: group to its word.
+        loader: as for `arms`.
     """
     if options.study:
         if not re.fullmatch(r"\w[\w.+=-]*(/\w[\w.+=-]*)*", options.study) or ".." in options.study:
             raise ConfigError(f"sweep.study={options.study}: a name of letters, digits and any of . _ + - =")
         return options.study
-    searched = space.read([text for text in arguments if not _belongs(text, options.node)]).space
+    searched = space.read([text for text in arguments if not _belongs(text, options.node)], loader).space
     parts = []
     for group in options.named_by:
         lists = searched.get(group)

@@ -50,7 +50,7 @@ class Multirun:
         words = OmegaConf.to_container(config.hydra.overrides.task)
         assert isinstance(words, list)
         choices = {str(k): v for k, v in config.hydra.runtime.choices.items()}
-        self.name = study_name(self.options, [str(w) for w in words], choices)
+        self.name = study_name(self.options, [str(w) for w in words], choices, context.config_loader)
         if self.options.storage is not None:
             storage.check(self.options.storage)
         with read_write(config), open_dict(config):  # where the trials' folders are follows from the name
@@ -87,7 +87,7 @@ class Multirun:
         optuna_logging.set_verbosity(optuna_logging.ERROR)
         meeting = {"storage": storage.shown(self.url)} if self.options.storage else {}
         about = About(self.name, _program(), tuple(arguments), facts() | meeting)
-        found = arms(self.options, arguments, self._compose)
+        found = arms(self.options, arguments, self._compose, self.context.config_loader)
         check(self.options, found)
         for line in dict.fromkeys(line for arm in found for line in linear_rates(arm.space)):
             print(f"warning: {line}")

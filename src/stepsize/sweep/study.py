@@ -120,9 +120,13 @@ class Study:
                     return self._kept_unless_it_fails(t)
         return None
 
-    def _kept_unless_it_fails(self, claimed: FrozenTrial) -> Claimed:
+    def _kept_unless_it_fails(self, claimed: FrozenTrial) -> Claimed | None:
         try:
-            return self._sampled(claimed)
+            if sum(t.state not in (TrialState.FAIL, TrialState.WAITING) for t in self.trials()) <= self.target:
+                return self._sampled(claimed)
+            # Two that saw different ones wait have claimed one each: the later of them is too many.
+            self._storage.set_trial_state_values(claimed._trial_id, TrialState.WAITING)
+            return None
         except BaseException:
             self._storage.set_trial_state_values(claimed._trial_id, TrialState.WAITING)
             raise
