@@ -21,4 +21,5 @@ class Probe(L.Callback):
         weights = {k: v.clone() for k, v in pl_module.state_dict().items()}
         metrics = {k: float(v) for k, v in trainer.callback_metrics.items()}
         told = {"weights": weights, "seen": torch.cat(self.seen), "metrics": metrics, "steps": trainer.global_step}
+        told["lr"] = trainer.optimizers[0].defaults["lr"]
         torch.save(told, self.folder / f"rank{trainer.global_rank}.pt")
