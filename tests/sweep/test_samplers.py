@@ -12,7 +12,17 @@ from optuna.trial import Trial, TrialState
 from scipy.stats.qmc import Sobol
 
 from stepsize.errors import ConfigError
-from stepsize.sweep.samplers import GRID_UP_TO, beyond, make, position, resolve, spacing
+from stepsize.sweep.samplers import (
+    GRID_UP_TO,
+    beyond,
+    combinations,
+    make,
+    num_combinations,
+    position,
+    resolve,
+    spacing,
+)
+from stepsize.sweep.space import Space
 
 RATE = FloatDistribution(1e-5, 0.1, log=True)
 ALL = {
@@ -298,7 +308,6 @@ def test_points_beyond_an_end_continue_the_grid_over_a_decade(n_trials, low, hig
         ({"lr": RATE}, GRID_UP_TO + 1, "tpe"),
         ({"x": FloatDistribution(0, 1)}, 4, "tpe"),
         ({"x": IntDistribution(1, 8, log=True)}, 4, "tpe"),
-        ({"x": CategoricalDistribution(("a", "b"))}, 4, "tpe"),
         ({"lr": RATE, "x": FloatDistribution(0, 1)}, 4, "tpe"),
         ({}, 4, "tpe"),
     ],
@@ -329,7 +338,6 @@ def test_a_grid_of_any_size_and_scale_can_be_asked_for():
             {"lr": RATE, "x": RATE},
             r"^sweep.sampler=grid: takes one interval, .* over lr, x; take sweep.sampler=tpe",
         ),
-        ("grid", {"x": CategoricalDistribution(("a", "b"))}, r"^sweep.sampler=grid: .* over x; take sweep.sampler=tpe"),
         ("grid", {"x": FloatDistribution(0, 1, step=0.25)}, r"^sweep.sampler=grid: .* over x; take sweep.sampler=tpe"),
         ("grid", {}, r"^sweep.sampler=grid: .* over nothing; take"),
         (
@@ -349,3 +357,28 @@ def test_cmaes_without_its_package_names_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cmaes", None)
     with pytest.raises(ConfigError, match=r"^sweep.sampler=cmaes: needs the package cmaes; pip install cmaes$"):
         resolve("cmaes", ALL, 9)
+
+
+CHOICES: Space = {
+    "schedule": CategoricalDistribution(["cosine", "linear", "constant"]),
+    "model.widths": CategoricalDistribution(["[64]", "[128]"]),
+}
+
+
+def test_choices_that_are_no_more_than_the_trials_are_listed_each_once() -> None:
+    assert resolve("auto", CHOICES, 6) == "listed"
+    listed = combinations(CHOICES)
+    assert list(zip(*listed.values(), strict=True)) == [
+        (schedule, widths) for schedule in ("cosine", "linear", "constant") for widths in ("[64]", "[128]")
+    ]
+
+
+def test_more_choices_than_trials_are_sampled() -> None:
+    assert resolve("auto", CHOICES, 5) == "tpe"
+    assert resolve("grid", CHOICES, 5) == "listed"
+
+
+def test_choices_beside_an_interval_are_not_listed() -> None:
+    space: Space = {**CHOICES, "optimizer.lr": FloatDistribution(1e-5, 1e-1, log=True)}
+    assert num_combinations(space) == 0
+    assert resolve("auto", space, 100) == "tpe"

@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import importlib.util
+import itertools
 import math
 import warnings
 from fractions import Fraction
@@ -26,7 +27,10 @@ _ALMOST = 1e-9  # a decade is two half decades, whatever the logarithms round to
 
 
 def resolve(name: str, space: Space, n_trials: int) -> str:
-    """The sampler that a sweep takes: `auto` is grid for one logarithmic interval and few trials, and tpe otherwise.
+    """The sampler that a sweep takes: `auto` is grid where that is enough, and tpe otherwise.
+
+    It is enough for one logarithmic interval and few trials, and for choices whose combinations are no more than the
+    trials; these are listed, each once.
 
     Args:
         name: one of NAMES.
@@ -39,20 +43,34 @@ def resolve(name: str, space: Space, n_trials: int) -> str:
     """
     if name not in NAMES:
         raise ConfigError(f"sweep.sampler={name}: there is no such sampler; {suggestion(name, NAMES)}")
+    if name in ("auto", "grid") and 0 < num_combinations(space) <= (n_trials if name == "auto" else math.inf):
+        return "listed"
     one = next(iter(space.values())) if len(space) == 1 else None
     is_interval = isinstance(one, FloatDistribution) and one.step is None
     if name == "auto":
         return "grid" if is_interval and cast("FloatDistribution", one).log and n_trials <= GRID_UP_TO else "tpe"
     if name == "grid" and not is_interval:
         raise ConfigError(
-            f"sweep.sampler=grid: takes one interval, and the search is over {', '.join(space) or 'nothing'}; "
-            "take sweep.sampler=tpe, random or qmc"
+            "sweep.sampler=grid: takes one interval, or choices alone, and the search is over "
+            f"{', '.join(space) or 'nothing'}; take sweep.sampler=tpe, random or qmc"
         )
     if name == "cmaes" and not _numbers(space):
         raise ConfigError("sweep.sampler=cmaes: searches numbers, and there is none to search; take sweep.sampler=tpe")
     if name == "cmaes" and importlib.util.find_spec("cmaes") is None:
         raise ConfigError("sweep.sampler=cmaes: needs the package cmaes; pip install cmaes")
     return name
+
+
+def num_combinations(space: Space) -> int:
+    """How many combinations the choices of a space have; 0 where something else than choices is searched."""
+    sizes = [len(d.choices) for d in space.values() if isinstance(d, CategoricalDistribution)]
+    return math.prod(sizes) if sizes and len(sizes) == len(space) else 0
+
+
+def combinations(space: Space) -> dict[str, list[Any]]:
+    """Every combination of choices, the last parameter's changing fastest: parameter to its values in turn."""
+    choices = [d.choices for d in space.values() if isinstance(d, CategoricalDistribution)]
+    return dict(zip(space, map(list, zip(*itertools.product(*choices), strict=True)), strict=True))
 
 
 def make(name: str, seed: int, space: Space) -> BaseSampler:

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ class Study:
 
     def __init__(self, storage: BaseStorage, plan: Plan) -> None:
         self.plan = plan
+        self.on_widened: Callable[[Mapping[str, Any]], None] = lambda event: None  # called where the range is widened
         self.study = optuna.create_study(
             study_name=plan.name,
             storage=storage,
@@ -155,7 +156,7 @@ class Study:
         """The parameters that are not the sampler's to choose."""
         index = sum(t.number < waiting.number and "failed_trial" not in t.system_attrs for t in self.trials())
         if self.plan.listed and "failed_trial" not in waiting.system_attrs:
-            return {name: values[index] for name, values in self.plan.listed.items()}
+            return {name: values[index % len(values)] for name, values in self.plan.listed.items()}
         for widened in self._widened:
             if widened["values"] and 0 <= index - widened["at"] < widened["trials"]:
                 return {str(self.plan.rate): widened["values"][index - widened["at"]]}
@@ -175,6 +176,7 @@ class Study:
         if event is not None:
             self._widened = [*self._widened, event]
             self.study.set_user_attr("widened", self._widened)
+            self.on_widened(event)
         return event is not None
 
     def tell(self, claimed: Claimed, value: float, seconds: float, pruned: bool = False) -> None:

@@ -14,6 +14,7 @@ from stepsize.sweep import samplers, space
 from stepsize.sweep.arms import Arm
 from stepsize.sweep.options import Options
 from stepsize.sweep.plan import Claimed, Plan
+from stepsize.sweep.samplers import combinations, num_combinations
 from stepsize.sweep.study import Study
 
 
@@ -101,18 +102,21 @@ class Sweep:
         options = self.options
         name = f"{self.about.name}/{arm.name}" if arm.name else self.about.name
         sampler = samplers.resolve(options.sampler, arm.space, options.n_trials)
+        listed, n_trials = {}, options.n_trials
+        if sampler == "listed":
+            listed, n_trials = combinations(arm.space), min(options.n_trials, num_combinations(arm.space))
         return Plan(
             name=name,
             folder=arm.name.replace("/", "_"),
             space=arm.space,
             overrides=arm.overrides,
             sampler=sampler,
-            n_trials=options.n_trials,
+            n_trials=n_trials,
             mode=options.mode,
             seed=options.seed,
             pruner=options.pruner,
             rate=arm.derived,
-            listed={},
+            listed=listed,
             fingerprint={
                 "config": dict(arm.config),
                 "sweep": {"sampler": options.sampler, "seed": options.seed, "pruner": options.pruner},
@@ -123,8 +127,8 @@ class Sweep:
                     "name": self.about.name,
                     "metric": options.metric,
                     "mode": options.mode,
-                    "n_trials": options.n_trials,
-                    "sampler": sampler,
+                    "n_trials": n_trials,
+                    "sampler": "grid" if sampler == "listed" else sampler,
                     "pruner": options.pruner,
                     "command": self.about.command,
                     "program": list(self.about.program),

@@ -1,15 +1,16 @@
 """What a sweep shows while it runs: a bar over trials, a line for each as it ends, the table at the end."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from optuna.storages import BaseStorage
 from tqdm import tqdm
 
 from stepsize.sweep.best import best_arm
 from stepsize.sweep.job import Ended
-from stepsize.sweep.notation import number
+from stepsize.sweep.notation import number, rate
 from stepsize.sweep.read import read
 from stepsize.sweep.results import SweepResult
 from stepsize.sweep.runners import Failed, Started
@@ -29,6 +30,8 @@ class Terminal:
 
     def __init__(self, sweep: Sweep, storage: BaseStorage) -> None:
         self.sweep, self.storage = sweep, storage
+        for study in sweep.searches:
+            study.on_widened = self._widened
         finished, wanted = sweep.progress()
         self._bar = tqdm(
             total=wanted, initial=finished, unit="trial", dynamic_ncols=True, smoothing=0.1, disable=None, leave=False
@@ -59,6 +62,12 @@ class Terminal:
             found = result.best(best)
             assert found is not None
             self._bar.set_postfix_str(f"best {number(found.value)}" + (f" ({best.name})" if best.name else ""))
+
+    def _widened(self, event: Mapping[str, Any]) -> None:
+        self.say(
+            f"the best learning rate lies at the {event['end']} end: {rate(event['low'])} to {rate(event['high'])} is "
+            f"searched now, by {event['trials']} more"
+        )
 
     def say(self, text: str) -> None:
         """A line above the bar."""
