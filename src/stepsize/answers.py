@@ -38,13 +38,22 @@ def one_line_errors(main: Callable[[], Any]) -> Callable[[], Any]:
             os.environ |= {"HYDRA_FULL_ERROR": "1", _OURS: "1"}
         try:
             return main()
-        except KeyboardInterrupt:  # before anything runs that would end more cleanly
-            print("interrupted", file=sys.stderr)
-            raise SystemExit(130) from None
-        except Exception as error:  # every error leaves by this door: known ones in a line, the others whole
+        except BaseException as error:  # every error leaves by this door: known ones in a line, the others whole
+            if _is_interrupt(error):  # before anything runs that would end more cleanly
+                print("interrupted", file=sys.stderr)
+                raise SystemExit(130) from None
+            if not isinstance(error, Exception):
+                raise
             leave(error)
 
     return command
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is what happened, or what an error came of that was raised as it was handled."""
+    while error is not None and not isinstance(error, (KeyboardInterrupt, SystemExit)):
+        error = error.__context__
+    return isinstance(error, KeyboardInterrupt)
 
 
 def leave(error: Exception) -> None:

@@ -266,7 +266,7 @@ def swept(url: str) -> Callable[..., Sweep]:
     """swept(arm, ..., n_trials=4, ...) is a sweep as one more process opens it."""
 
     def opened(*searched: Arm, **options: Any) -> Sweep:
-        about = About("study", ("python", "train.py"), ("sweep=lr",), {})
+        about = About("study", ("python", "train.py"), ("sweep=lr",), (), {})
         return Sweep(connect(url), read({"rate": "optimizer.lr", **options}), searched, about)
 
     return opened

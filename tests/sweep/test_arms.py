@@ -175,3 +175,9 @@ def test_a_glob_stands_for_the_words_of_a_group(typed: Typed) -> None:
 def test_experiments_are_compared_and_not_searched(typed: Typed) -> None:
     with pytest.raises(ConfigError, match="compare several by sweep=compare"):
         typed("sweep=lr", "experiment=digits_mlp,mnist1d_convnet").arms()
+
+
+@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "recipe"])
+def test_a_sweep_composes_with_other_launchers(typed: Typed, launcher: str) -> None:
+    (arm,) = typed("sweep=lr", f"hydra/launcher={launcher}").arms()
+    assert list(arm.space) == ["optimizer.lr"]

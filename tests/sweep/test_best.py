@@ -69,7 +69,7 @@ def test_best_yaml_as_an_experiment_is_the_config_of_the_best_trial(
 
     command = typed(*typed_words, "sweep.n_trials=2", "sweep.sampler=random", "sweep.confirm_seeds=0")
     arms = command.arms()
-    sweep = Sweep(connect(url), command.options, arms, About("s", ("python", "train.py"), typed_words, {}))
+    sweep = Sweep(connect(url), command.options, arms, About("s", ("python", "train.py"), typed_words, (), {}))
     Driver(sweep, in_process(ends), 0, lambda *told: None).run(raises=False)
     result = read(sweep.storage, "s")
     file = tmp_path / "conf" / "experiment" / "found.yaml"

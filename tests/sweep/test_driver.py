@@ -65,7 +65,7 @@ def test_a_sweep_ends_once_more_trials_have_failed_than_are_allowed(
     driven: Driven, in_process: Made, arm: Made, allowed: int, failed: int
 ) -> None:
     driver = driven(in_process(raises), arm(), max_failures=allowed)
-    with pytest.raises(SweepStoppedError, match=f"{failed} trials failed, and sweep.max_failures={allowed}:"):
+    with pytest.raises(SweepStoppedError, match=f"failed trials: {failed}, more than sweep.max_failures={allowed};"):
         driver.run(raises=False)
     assert states(driver)[:failed] == ["FAIL"] * failed
     assert {*states(driver)[failed:]} <= {"WAITING"}
@@ -249,3 +249,14 @@ def test_nine_trials_and_seven_more_are_sixteen_in_one_go_bit_for_bit(
     assert (len(first), both[:9]) == (9, first)
     assert both == run("whole", 16)
     assert len({str(params) for params, _ in both}) == 16
+
+
+def test_a_trial_that_is_interrupted_though_nobody_asked_is_tried_once_more_and_counts_as_failed(
+    driven: Driven, in_process: Made, arm: Made
+) -> None:
+    driver = driven(
+        in_process(lambda params, n: Failed("interrupted", interrupted=True)), arm(), n_trials=1, max_failures=3
+    )
+    with pytest.raises(SweepStoppedError, match="failed trials: 4, more than"):
+        driver.run(raises=False)
+    assert "RUNNING" not in states(driver)

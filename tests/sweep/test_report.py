@@ -191,6 +191,19 @@ def test_a_page_is_made_of_whatever_there_is(tmp_path: Path, arm: ArmResult, ans
     assert page.open == []
 
 
+def test_the_note_says_over_what_the_numbers_of_the_table_are(tmp_path: Path) -> None:
+    text = written(swept(an_arm("lion", LION), an_arm("sgd", SGD)), tmp_path).text
+    assert "on average (in logarithms) over the learning rates that were tried" in text
+    assert "≥ where it reaches the lowest or highest that was tried" in text
+    assert "time: of the search's trials." in text
+
+
+@pytest.mark.parametrize(("wanted", "said"), [(5, "8 of 10 trials"), (4, "8 of 8 trials"), (3, "8 trials")])
+def test_no_more_trials_have_finished_than_were_wanted(tmp_path: Path, wanted: int, said: str) -> None:
+    page = written(swept(an_arm("lion"), an_arm("sgd"), n_trials=wanted), tmp_path)
+    assert f" {said} finished · 16.0 s of training" in page.text
+
+
 def test_eight_arms_fit_on_a_page(tmp_path: Path) -> None:
     page = written(swept(*(an_arm(f"arm{i}", LION if i < 5 else None) for i in range(8))), tmp_path)
     assert page.text.count("python train.py optimizer=arm") == 9

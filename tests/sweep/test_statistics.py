@@ -41,18 +41,33 @@ def swept(
     return SweepResult("s", "val/loss", mode, len(trials), (arm,), "grid", "none", ""), arm
 
 
-def test_lr_sensitivity_is_the_area_under_the_curve_over_the_range_less_the_best() -> None:
-    # over three decades: 1 constant, then 1 to 2, then 2 to the untrained network's 3
-    assert lr_sensitivity(*swept({1e-3: 1.0, 1e-2: 2.0, 1e-1: INF})) == pytest.approx((1 + 1.5 + 2.5) / 3 - 1)
+def test_lr_sensitivity_is_the_area_under_the_curve_over_what_was_tried_less_the_best() -> None:
+    # over two decades of the three searched: 1 to 2, then 2 to the untrained network's 3
+    assert lr_sensitivity(*swept({1e-3: 1.0, 1e-2: 2.0, 1e-1: INF})) == pytest.approx((1.5 + 2.5) / 2 - 1)
+
+
+@pytest.mark.parametrize("ends", [(1e-3, 1e-1), (1e-3, 10.0), (1e-9, 1e-1), (1e-9, 10.0), (1e-2, 2e-2), (None, None)])
+def test_the_untried_part_of_a_range_changes_neither_number(ends: tuple[float | None, float | None]) -> None:
+    sweep = swept({1e-3: 2.0, 1e-1: 1.0}, ends=ends)
+    assert lr_sensitivity(*sweep) == pytest.approx(0.5)
+    found = basin(*sweep, tolerance=0.25)  # limit: 1 + 0.25 (3 - 1) = 1.5, half-way
+    assert (found.low, found.high, found.is_open) == (pytest.approx(1e-2), pytest.approx(1e-1), True)
+
+
+def test_the_curve_ends_at_the_outermost_finished_trials() -> None:
+    at = {1e-6: None, 1e-5: INF, 1e-3: 1.0, 1e-2: 2.0, 1e-1: None}
+    curve = rate_curve(*swept(at, {1e-6: State.running, 1e-1: State.failed}, ends=(1e-7, 1.0)))
+    assert curve.x.tolist() == pytest.approx([-5, -3, -2])
+    assert curve.cost.tolist() == [3, 1, 2]  # one that diverged was tried, and is worth the untrained network
 
 
 def test_a_run_that_ends_worse_than_it_began_counts_as_untrained() -> None:
-    assert lr_sensitivity(*swept({1e-3: 1.0, 1e-2: 2.0, 1e-1: 50.0})) == pytest.approx(2 / 3)
+    assert lr_sensitivity(*swept({1e-3: 1.0, 1e-2: 2.0, 1e-1: 50.0})) == pytest.approx(1)
 
 
 def test_of_an_unknown_start_the_worst_finite_value_stands_in_its_place() -> None:
     at = {1e-3: 1.0, 1e-2: 2.0, 1e-1: INF}
-    assert lr_sensitivity(*swept(at, at_init=None)) == pytest.approx((1 + 1.5 + 2) / 3 - 1)
+    assert lr_sensitivity(*swept(at, at_init=None)) == pytest.approx((1.5 + 2) / 2 - 1)
 
 
 def test_lr_sensitivity_of_an_accuracy_is_that_of_the_error() -> None:
@@ -62,20 +77,16 @@ def test_lr_sensitivity_of_an_accuracy_is_that_of_the_error() -> None:
     assert basin(*accuracy).decades == pytest.approx(basin(*error).decades)
 
 
-def test_without_a_range_the_trials_are_the_range() -> None:
-    assert lr_sensitivity(*swept({1e-3: 1.0, 1e-2: 2.0}, ends=(None, None))) == pytest.approx(0.5)
-
-
-def test_a_trial_outside_the_range_bends_the_curve_and_does_not_widen_it() -> None:
+def test_a_trial_outside_the_range_was_tried_too() -> None:
     curve = rate_curve(*swept({1e-5: 3.0, 1e-3: 1.0}, ends=(1e-4, 1e-3)))
-    assert curve.x.tolist() == [-4, -3]
-    assert curve.cost.tolist() == pytest.approx([2.0, 1.0])
+    assert curve.x.tolist() == pytest.approx([-5, -3])
+    assert curve.cost.tolist() == [3, 1]
 
 
 def test_trials_of_one_learning_rate_are_averaged() -> None:
     sweep, arm = swept({1e-3: 1.0, 1e-2: 2.0})
     arm = replace(arm, trials=(*arm.trials, TrialResult(2, State.complete, 4.0, {"optimizer.lr": 1e-2})))
-    assert rate_curve(sweep, arm).cost.tolist() == pytest.approx([1, 1, 2.5, 2.5])  # 4.0 counts as 3.0
+    assert rate_curve(sweep, arm).cost.tolist() == pytest.approx([1, 2.5])  # 4.0 counts as 3.0
 
 
 def test_a_pruned_trial_counts_only_beyond_the_complete_ones() -> None:
@@ -83,6 +94,12 @@ def test_a_pruned_trial_counts_only_beyond_the_complete_ones() -> None:
     curve = rate_curve(*swept(at, {1e-4: State.pruned, 3e-3: State.pruned}, ends=(1e-4, 1e-2)))
     assert curve.x.tolist() == pytest.approx([-4, -3, -2])
     assert curve.cost.tolist() == pytest.approx([2.9, 1, 1])
+
+
+def test_a_learning_rate_tried_twice_is_one() -> None:
+    sweep, arm = swept({1e-3: 1.0})
+    arm = replace(arm, trials=(*arm.trials, TrialResult(1, State.complete, 2.0, {"optimizer.lr": 1e-3})))
+    assert (lr_sensitivity(sweep, arm), basin(sweep, arm)) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +127,20 @@ def test_the_basin_ends_where_the_lines_cross_the_tolerance() -> None:
     assert not found.is_open
 
 
-def test_a_basin_that_reaches_an_end_is_open() -> None:
+def test_a_basin_that_reaches_the_outermost_trial_is_open_and_ends_there() -> None:
     found = basin(*swept({1e-3: 1.0, 1e-2: 2.0, 1e-1: INF}), tolerance=0.25)
     assert found.is_open
-    assert (found.low, found.high) == pytest.approx((1e-4, 10**-2.5))
+    assert (found.low, found.high) == pytest.approx((1e-3, 10**-2.5))
+
+
+def test_a_basin_is_at_most_what_was_tried() -> None:
+    found = basin(*swept({1e-3: 1.0, 1e-2: 1.01, 3e-2: 1.02}, ends=(1e-5, 10.0)))
+    assert (found.low, found.high, found.is_open) == (pytest.approx(1e-3), pytest.approx(3e-2), True)
+
+
+def test_a_trial_that_diverged_closes_the_basin() -> None:
+    found = basin(*swept({1e-4: INF, 1e-3: 1.0, 1e-2: INF}, ends=(1e-6, 1.0)), tolerance=0.25)
+    assert (found.decades, found.is_open) == (pytest.approx(0.5), False)
 
 
 def test_a_second_valley_is_not_part_of_the_basin() -> None:

@@ -284,12 +284,12 @@ def test_a_study_is_gone_on_with_by_the_same_plan(opened: Callable[..., Study]) 
 def test_another_plan_is_refused_with_the_difference_and_nothing_changes(
     url: str, plan: Planned, changes: dict[str, Any], said: str, rate: str | None
 ) -> None:
-    first = plan(rate=rate, about={"sweep": "first"})
+    first = plan(rate=rate, about={"sweep": {"command": "first"}})
     study = Study(connect(url), first)
     study.tell(claimed(study), 1.0, 1.0)
     before = (study.study.user_attrs, states(study))
     with pytest.raises(ConfigError, match=r"sweep.study=study: made by another command") as refused:
-        Study(connect(url), replace(first, about={"sweep": "second"}, **changes))
+        Study(connect(url), replace(first, about={"sweep": {"command": "second"}}, **changes))
     assert f"({said});" in str(refused.value)
     assert (study.study.user_attrs, states(study)) == before
 

@@ -12,7 +12,7 @@ from stepsize.sweep import trials_csv
 from stepsize.sweep.comparison import Interval
 from stepsize.sweep.notation import duration, interval, number, p_value, parameters, short_names
 from stepsize.sweep.results import ArmResult, State, SweepResult, TrialResult
-from stepsize.sweep.table import conclusion, edge, rows, table, trial_line
+from stepsize.sweep.table import conclusion, edge, progress, rows, table, trial_line
 
 LION = {1: 0.070, 2: 0.072, 3: 0.071, 4: 0.073}
 MUON = {1: 0.071, 2: 0.071, 3: 0.073, 4: 0.072}
@@ -70,6 +70,24 @@ def test_a_single_arm_says_its_best_trial() -> None:
     )
 
 
+@pytest.mark.parametrize(("wanted", "said"), [(4, "3 of 4 finished"), (3, "3 of 3 finished"), (2, "3 finished")])
+def test_no_more_have_finished_than_were_wanted(wanted: int, said: str) -> None:
+    assert conclusion(swept(an_arm("", {}), n_trials=wanted)).endswith(f"(trial 1, {said}).")
+
+
+def test_an_arm_with_trials_to_spare_does_not_hide_what_another_lacks() -> None:
+    full = an_arm("a", {})
+    half = replace(full, name="b", trials=full.trials[:1])
+    assert progress(swept(full, half), full, half) == "4 of 6"
+    assert progress(swept(full, half, n_trials=2), full, half) == "4"
+
+
+def test_the_basin_is_open_at_the_last_learning_rate_tried_and_not_at_the_end_of_the_range() -> None:
+    arm = ArmResult("", (), (trial(0, 1e-3, 1.0), trial(1, 0.1, 0.5)), "optimizer.lr", 1e-3, 10.0, at_init=2.3)
+    found = rows(swept(arm))[0]
+    assert (found.sensitivity, found.basin) == ("0.2500", "≥0.36")  # 2 (0.05 (2.3 - 0.5))/(1 - 0.5)
+
+
 @pytest.mark.parametrize(
     ("trials", "said"),
     [
@@ -89,7 +107,7 @@ def test_the_table_has_a_line_for_each_arm_the_best_first() -> None:
     assert [line.split()[0] for line in lines[:4]] == ["arm", "lion", "muon", "sgd"]
     assert lines[1].split()[1:] == [
         *("1.000e-03", "0.07000", "0.07150", "±", "0.00205", "(4)"),
-        *("0.6062", "0.96", "1/3", "no", "9.4", "s"),
+        *("0.7650", "0.96", "1/3", "no", "9.4", "s"),
     ]
 
 

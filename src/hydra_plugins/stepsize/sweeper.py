@@ -24,14 +24,16 @@ class StepsizeSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Check the options and name the study."""
         from hydra.core.plugins import Plugins
+        from hydra.utils import get_class
 
+        from hydra_plugins.stepsize.launcher import ForkServerLauncher
         from stepsize.sweep.job import Traced
         from stepsize.sweep.multirun import Multirun
 
         with _in_one_line():
             self.multirun = Multirun(self.options, hydra_context, task_function, config)
         self.launcher = None  # the fork server needs none: it hands each worker its next trial when it is free
-        if "ForkServerLauncher" not in str(config.hydra.launcher._target_):
+        if not issubclass(get_class(config.hydra.launcher._target_), ForkServerLauncher):
             self.launcher = Plugins.instance().instantiate_launcher(
                 hydra_context=hydra_context, task_function=Traced(self.multirun.trial_task()), config=config
             )

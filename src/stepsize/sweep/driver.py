@@ -27,6 +27,7 @@ class Driver:
         runner: runs them.
         max_failures: as in the options.
         told: called after each trial, with the trial, how it ended and whether it will be tried again.
+        say: called with a line for the user.
     """
 
     def __init__(
@@ -35,12 +36,15 @@ class Driver:
         runner: Runner,
         max_failures: int,
         told: Callable[[Started, Ended | Failed, bool], None],
+        say: Callable[[str], None] = print,
     ) -> None:
-        self.sweep, self.runner, self.max_failures, self.told = sweep, runner, max_failures, told
+        self.sweep, self.runner, self.max_failures, self.told, self.say = sweep, runner, max_failures, told, say
         self.received: int | None = None
         self._running: list[Started] = []
         self._failures = 0
+        self._news: list[tuple[Started, Ended | Failed, bool]] = []
         self._insists = False
+        self._ending = False
         self._waits = False
 
     def run(self, raises: bool) -> None:
@@ -58,22 +62,25 @@ class Driver:
             except KeyboardInterrupt:
                 self.received = self.received or signal.SIGINT
             finally:
+                self._ending = True
                 for started, ended in self.runner.stop(_PATIENCE, lambda: self._insists):
                     self._tell(started, ended)
                 for left in list(self._running):
                     left.study.put_back(left.claimed)
+                self._announce()
         if self._failures > self.max_failures and self.received is None:
             raise SweepStoppedError(
-                f"{self._failures} trials failed, and sweep.max_failures={self.max_failures}: mend what they show, and "
-                "give the same command again; what has finished is kept"
+                f"failed trials: {self._failures}, more than sweep.max_failures={self.max_failures}; mend what they "
+                "show, and give the same command again; what has finished is kept"
             )
 
     def _loop(self) -> None:
         looked = -_LOOK_EVERY
         while not self._stops():
             if time.monotonic() - looked >= _LOOK_EVERY:
-                for study in self.sweep.studies():
-                    study.bury()
+                lost = sum(study.bury() for study in self.sweep.studies())
+                if lost:
+                    self.say(f"running trials whose workers are gone: {lost}; each is tried again, once")
                 looked = time.monotonic()
             while len(self._running) < self.runner.workers and self._failures <= self.max_failures:
                 found = self.sweep.claim()
@@ -82,6 +89,7 @@ class Driver:
                 self._running.append(self._started(*found))
                 if self._stops():
                     return
+            self._announce()
             if not self._running and (self._failures > self.max_failures or self.sweep.is_complete()):
                 return
             for started, ended in self._ended():
@@ -106,7 +114,7 @@ class Driver:
 
     def _tell(self, started: Started, ended: Ended | Failed) -> None:
         study, claimed = started.study, started.claimed
-        seconds = round(time.monotonic() - started.at, 3)
+        seconds = round(ended.seconds if isinstance(ended, Ended) else time.monotonic() - started.at, 3)
         again = False
         match ended:
             case Ended(how="complete"):
@@ -115,17 +123,19 @@ class Driver:
                 study.tell(claimed, ended.value, seconds, pruned=True)
             case Ended():
                 study.tell_diverged(claimed, ended.reason, seconds)
-            case Failed(interrupted=True):
+            case Failed() if self._ending or self._stops():
                 study.put_back(claimed)
                 again = True
-            case Failed() if self.received is not None:
-                study.put_back(claimed)
-                again = True
-            case Failed():
-                again = study.tell_failed(claimed, ended.reason, seconds, retry=ended.killed)
+            case Failed():  # one that was interrupted by someone else, or by itself, is as good as killed
+                again = study.tell_failed(claimed, ended.reason, seconds, retry=ended.killed or ended.interrupted)
                 self._failures += 1
         self._running.remove(started)
-        self.told(started, ended, again)
+        self._news.append((started, ended, again))
+
+    def _announce(self) -> None:
+        """Say how trials ended, when the next ones have begun."""
+        while self._news:
+            self.told(*self._news.pop(0))
 
     @contextmanager
     def _signals(self, raises: bool) -> Iterator[None]:

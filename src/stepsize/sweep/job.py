@@ -4,9 +4,10 @@ import math
 import os
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -20,11 +21,18 @@ from stepsize.trial import VARIABLE, reporting_to
 
 @dataclass(frozen=True)
 class Ended:
-    """How a trial ended: "complete", "pruned" or "diverged", with the value that the task returned."""
+    """How a trial ended: "complete", "pruned" or "diverged", with the value that the task returned.
+
+    Args:
+        how, value: as above.
+        reason: one line, where it is not complete.
+        seconds: wall time of the task.
+    """
 
     how: str
     value: float
     reason: str = ""
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,10 @@ class TrialTask:
         Raises:
             ValueError: the task returned no number.
         """
+        started = time.monotonic()
+        return replace(self._ended(cfg), seconds=time.monotonic() - started)
+
+    def _ended(self, cfg: Any) -> Ended:
         study, _, number = os.environ[VARIABLE].rpartition(":")
         reporter = Reporter(self.url, study, int(number), self.pruner)
         with reporting_to(reporter):
@@ -102,6 +114,7 @@ class Reporter:
     _trial: Trial | None = None
     _waiting: "queue.Queue[tuple[int, float] | None]" = field(default_factory=queue.Queue)
     _writer: threading.Thread | None = None
+    _error: Exception | None = None
 
     @property
     def trial(self) -> Trial:
@@ -143,12 +156,17 @@ class Reporter:
         return self.pruned_at is not None
 
     def close(self) -> None:
-        """Wait until everything has been written."""
+        """Wait until everything has been written; raises what the writer met."""
         if self._writer is not None:
             self._waiting.put(None)
             self._writer.join()
+        if self._error is not None:
+            raise self._error
 
     def _write(self) -> None:
-        while (item := self._waiting.get()) is not None:
-            step, value = item
-            self.trial.report(value, step)
+        try:
+            while (item := self._waiting.get()) is not None:
+                step, value = item
+                self.trial.report(value, step)
+        except Exception as error:  # of the storage; the run itself goes on to its end
+            self._error = error

@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus, filter_overrides
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
-from stepsize.sweep.command import threads
+from stepsize.sweep.command import quoted, threads
 from stepsize.sweep.fork_server import ForkServer, Job, Process, tail, wait
 from stepsize.sweep.launch import Application, run
 
@@ -41,7 +41,7 @@ def launch(
     """
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    server = ForkServer(preload)
+    server = ForkServer([*preload, "stepsize.sweep.parsers"])
     server.warm()
     application = Application.pack(context, config, task)
     left = list(enumerate(jobs))
@@ -53,10 +53,10 @@ def launch(
                 index, words = left.pop(0)
                 number = first + index
                 log.info("#%d: %s", number, " ".join(filter_overrides(words)))
-                alone = [*words, f"hydra.sweep.dir='{folder}'"]
+                alone = [*words, f"hydra.sweep.dir={quoted(folder)}"]
                 output = folder / str(number) / "output.log"
                 call = application.call(run, alone, number)
-                words_alone = [*words, f"hydra.run.dir='{folder / str(number)}'"]
+                words_alone = [*words, f"hydra.run.dir={quoted(folder / str(number))}"]
                 job = Job(call, output, [os.path.abspath(sys.argv[0]), *words_alone], {}, threads(workers))
                 running[server.start(job)] = index
             for process in wait(list(running), 1.0):

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna import logging as optuna_logging
 from optuna.storages import BaseStorage
 
+from stepsize.errors import ConfigError
 from stepsize.sweep import best, report, storage, trials_csv
 from stepsize.sweep.arms import arms, study_name
 from stepsize.sweep.driver import Driver
@@ -26,7 +27,8 @@ from stepsize.sweep.space import linear_rates
 from stepsize.sweep.sweep import About, Sweep, check, facts
 from stepsize.sweep.terminal import Terminal
 
-_PRELOAD = ("stepsize.sweep.job",)  # besides what the launcher's config says
+# What every trial imports, besides what the launcher's config says: Optuna loads the last two as it opens a storage.
+_PRELOAD = ("stepsize.sweep.job", "stepsize.sweep.parsers", "alembic.command", "sqlalchemy.dialects.sqlite")
 
 
 class Multirun:
@@ -64,7 +66,7 @@ class Multirun:
     @property
     def url(self) -> str:
         """Of the storage."""
-        return self.options.storage or storage.file_url(self.folder)
+        return storage.absolute(self.options.storage) if self.options.storage else storage.file_url(self.folder)
 
     def trial_task(self) -> TrialTask:
         """The task, as a trial."""
@@ -81,27 +83,28 @@ class Multirun:
             SystemExit: 130 after Ctrl-C, 143 after SIGTERM; the same command goes on.
             SweepStoppedError: more trials failed than the user allows.
         """
-        server = ForkServer([*self.config.hydra.launcher.get("preload", []), *_PRELOAD])
+        server = ForkServer(self._preload())
         if launcher is None:
             server.warm()
         optuna_logging.set_verbosity(optuna_logging.ERROR)
         meeting = {"storage": storage.shown(self.url)} if self.options.storage else {}
-        about = About(self.name, _program(), tuple(arguments), facts() | meeting)
+        hydra = [str(text) for text in self.config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
+        about = About(self.name, _program(), tuple(arguments), tuple(hydra), facts() | meeting)
         found = arms(self.options, arguments, self._compose, self.context.config_loader)
         check(self.options, found)
         for line in dict.fromkeys(line for arm in found for line in linear_rates(arm.space)):
             print(f"warning: {line}")
         if self.options.storage is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_folder()
         opened = storage.connect(self.url)
         sweep = Sweep(opened, self.options, found, about)
         if sweep.is_complete():
             return self._end(opened, sweep, Terminal(sweep, opened), finished=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         terminal = Terminal(sweep, opened)
         terminal.say(f"study {self.name}: {' of '.join(map(str, sweep.progress()))} trials finished; {self._where()}")
-        driver = Driver(sweep, self._runner(server, launcher), self.options.max_failures, terminal.told)
+        driver = Driver(sweep, self._runner(server, launcher), self.options.max_failures, terminal.told, terminal.say)
         try:
             driver.run(raises=launcher is not None)
         finally:
@@ -111,6 +114,20 @@ class Multirun:
             print(f"interrupted; to go on: {about.command}")
             raise SystemExit(128 + driver.received)
         return value
+
+    def _preload(self) -> list[str]:
+        """Modules that every trial imports: the task's, Hydra's plugins, and those of the config's targets."""
+        found = OmegaConf.to_container(self.config, resolve=False)
+        assert isinstance(found, dict)
+        plugins = [name for name in sys.modules if name.startswith(("hydra._internal.core_plugins.", "hydra_plugins."))]
+        wanted = [*self.config.hydra.launcher.get("preload", []), *_PRELOAD, *plugins]
+        return [*wanted, *dict.fromkeys(_modules({k: v for k, v in found.items() if k != "hydra"}))]
+
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"hydra.sweep.dir={self.folder}: cannot be made: {error.strerror}") from error
 
     def _runner(self, server: ForkServer, launcher: Launcher | None) -> Runner:
         if launcher is not None:
@@ -129,7 +146,7 @@ class Multirun:
         left = write(opened, result, self.folder)
         terminal.end(result, left)
         if finished:
-            more = 2 * self.options.n_trials
+            more = 2 * max(self.options.n_trials, result.n_trials)
             print(f"study {self.name} is finished; sweep.n_trials={more} extends it, sweep.study=NAME begins another")
         arm = best.best_arm(result)
         found = result.best(arm) if arm else None
@@ -143,6 +160,19 @@ def write(opened: BaseStorage, result: SweepResult, folder: Path) -> list[Path]:
     best.write(opened, result, folder / "best.yaml")
     page = report.write(result, folder)
     return [Path(os.path.relpath(path)) for path in (folder / "best.yaml", page) if path.exists()]
+
+
+def _modules(config: Any) -> Iterator[str]:
+    """The modules of a config's targets."""
+    match config:
+        case dict():
+            if isinstance(target := config.get("_target_"), str) and "." in target and "?" not in target:
+                yield target.rpartition(".")[0]
+            for value in config.values():
+                yield from _modules(value)
+        case list():
+            for value in config:
+                yield from _modules(value)
 
 
 def _program() -> tuple[str, ...]:

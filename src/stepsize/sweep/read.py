@@ -89,7 +89,7 @@ def _arm(study: Study, sweep: Mapping[str, Any], studies: Mapping[tuple[str, int
         exchangeable=sweep["sampler"] == "random",
         at_init=attributes.get("at_init"),
         confirmed=confirmed,
-        command=command(sweep["program"], words(study), sweep["workers"]) if found else "",
+        command=command(sweep["program"], words(study), found.user_attrs.get("threads")) if found else "",
     )
 
 

@@ -20,7 +20,7 @@ from stepsize.sweep.importance import FEWEST
 from stepsize.sweep.notation import NOTHING, duration, listed, number, parameter, short_names, unbroken
 from stepsize.sweep.results import FINISHED, ArmResult, State, SweepResult, TrialResult
 from stepsize.sweep.statistics import TOLERANCE, untrained
-from stepsize.sweep.table import conclusion, edge, ranked, rows
+from stepsize.sweep.table import conclusion, edge, progress, ranked, rows
 
 DPI = 150  # of the PNGs
 
@@ -133,8 +133,7 @@ def _page(sweep: SweepResult, folder: Path, drawn: list[Drawn]) -> Mapping[str, 
     return {
         "sweep": sweep,
         "headline": unbroken(conclusion(sweep)),
-        "done": done,
-        "wanted": sweep.n_trials * len(sweep.arms),
+        "progress": progress(sweep, *sweep.arms),
         "time": duration(sum(t.seconds or 0.0 for t in trials)) if done else NOTHING,
         "notes": notes(sweep),
         "rows": rows(sweep),

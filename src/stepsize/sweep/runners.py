@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from hydra.plugins.launcher import Launcher
 
-from stepsize.sweep.command import threads
+from stepsize.sweep.command import quoted, threads
 from stepsize.sweep.fork_server import ForkServer, Job, Process, tail, wait
 from stepsize.sweep.job import Ended
 from stepsize.sweep.launch import Application, trial
@@ -70,7 +70,7 @@ class Runner(Protocol):
 
 def overrides(study: Study, claimed: Claimed, folder: Path) -> list[str]:
     """The words of a trial's run, its place in the sweep's folder among them."""
-    place = [f"hydra.sweep.dir='{folder}'", f"hydra.sweep.subdir='{claimed.folder}'"]
+    place = [f"hydra.sweep.dir={quoted(folder)}", f"hydra.sweep.subdir={quoted(claimed.folder)}"]
     return [*claimed.overrides(study.plan), *place]
 
 
@@ -99,7 +99,7 @@ class Pool:
         words = overrides(study, claimed, self.folder)
         folder = self.folder / claimed.folder
         set_aside(folder)
-        alone = [*words, f"hydra.run.dir='{folder}'"]  # what Lightning's further processes are started with
+        alone = [*words, f"hydra.run.dir={quoted(folder)}"]  # what Lightning's further processes are started with
         environment = {VARIABLE: f"{study.plan.name}:{claimed.number}"}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
@@ -110,6 +110,8 @@ class Pool:
             environment=environment,
             threads=threads(self.workers),
         )
+        if job.threads:
+            study.note(claimed, {"threads": job.threads})
         started = Started(study, claimed, time.monotonic())
         self._running[self._server.start(job)] = (started, slot)
         return started
@@ -171,7 +173,7 @@ class Batches:
             return []
         jobs = []
         for s in batch:
-            name = f"++hydra.job.env_set.{VARIABLE}='{s.study.plan.name}:{s.claimed.number}'"
+            name = f"++hydra.job.env_set.{VARIABLE}={quoted(f'{s.study.plan.name}:{s.claimed.number}')}"
             jobs.append([*overrides(s.study, s.claimed, self.folder), name])
         try:
             returned: Sequence[Any] = self._launcher.launch(jobs, initial_job_idx=batch[0].claimed.number)

@@ -58,10 +58,10 @@ def rate_of(arm: ArmResult, trial: TrialResult) -> float | None:
 
 @dataclass(frozen=True)
 class RateCurve:
-    """The objective over the learning rate: straight lines over log10 lr between trials, constant beyond the outermost.
+    """The objective over the learning rate: straight lines over log10 lr between trials, and nothing beyond them.
 
     Args:
-        x: log10 lr, ascending, from one end of the searched range to the other.
+        x: log10 lr, ascending, from the lowest that was tried to the highest.
         cost: sign·value at each, never above that of the untrained network.
         worst: cost of the untrained network, or the worst of the arm where that is not known.
     """
@@ -74,9 +74,10 @@ class RateCurve:
 def rate_curve(sweep: SweepResult, arm: ArmResult) -> RateCurve | None:
     """The objective of an arm over its learning rate; trials of one learning rate are averaged.
 
-    A pruned trial, whose value is that of a shorter run, counts only beyond the complete ones, where nothing better is
-    known. None with fewer than two learning rates, and where no trial beat the untrained network: there is no best
-    learning rate then. Where other parameters were searched too, they differ along the curve as among the trials.
+    It ends at the outermost finished trials: of the rest of the searched range nothing is known. A pruned trial, whose
+    value is that of a shorter run, counts only beyond the complete ones, where nothing better is known. None with fewer
+    than two learning rates, and where no trial beat the untrained network: there is no best learning rate then. Where
+    other parameters were searched too, they differ along the curve as among the trials.
     """
     at: dict[float, list[float]] = {}
     trials = counted(sweep, arm)
@@ -94,23 +95,19 @@ def rate_curve(sweep: SweepResult, arm: ArmResult) -> RateCurve | None:
         return None
     knots = np.array(sorted(at))
     heights = np.array([np.mean(at[x]) for x in knots])
-    first = math.log10(arm.low) if arm.low is not None and arm.low > 0 else knots[0]
-    last = math.log10(arm.high) if arm.high is not None and arm.high > 0 else knots[-1]
-    if not first < last:
-        first, last = knots[0], knots[-1]
-    x = np.array([first, *knots[(first < knots) & (knots < last)], last])
-    return RateCurve(x, np.interp(x, knots, heights), worst)
+    return RateCurve(knots, heights, worst)
 
 
 def lr_sensitivity(sweep: SweepResult, arm: ArmResult) -> float | None:
-    """How much worse than the best a learning rate drawn log-uniformly from the searched range is on average.
+    """How much worse than the best a learning rate is on average, over the learning rates that were tried.
 
         S = E[min(ℓ(η), ℓ₀)] - ℓ*,    log η ~ U(log low, log high)
 
-    with ℓ(η) the objective at η, ℓ₀ that of the untrained network and ℓ* that at the best η. The expectation is the
-    integral of `rate_curve` over its width. In the unit of the objective; 0 is a learning rate that does not matter.
-    It grows with the range: compare arms that were searched over equally many decades. For mode max the signs are
-    turned. None as in `rate_curve`.
+    with ℓ(η) the objective at η, ℓ₀ that of the untrained network, ℓ* that at the best η, and low and high the
+    outermost learning rates of finished trials, not the ends of the searched range. The expectation is the integral of
+    `rate_curve` over its width. In the unit of the objective; 0 is a learning rate that does not matter. It grows with
+    the span: compare arms that were tried over equally many decades. For mode max the signs are turned. None as in
+    `rate_curve`.
 
     Mitchell Wortsman et al., "Small-scale proxies for large-scale Transformer training instabilities", 2023,
     https://arxiv.org/abs/2309.14322, section 2.2; there over equally spaced learning rates, here over scattered ones.
@@ -128,7 +125,7 @@ class Basin:
 
     Args:
         low, high: its ends.
-        is_open: whether it reaches an end of the searched range, so that it may be wider.
+        is_open: whether it reaches the lowest or the highest learning rate that was tried, so that it may be wider.
     """
 
     low: float
@@ -148,8 +145,9 @@ def basin(sweep: SweepResult, arm: ArmResult, tolerance: float = TOLERANCE) -> B
 
     along `rate_curve`, with the symbols of `lr_sensitivity`. Being a share of the improvement, the width is the same
     for a loss with an offset (such as the entropy of text), in other units, and for an accuracy as for an error; a
-    share of the loss itself is not. There is no agreed tolerance. 0.05 is above the spread between seeds of a short
-    run, which would otherwise decide the width; widths compare only at the same tolerance.
+    share of the loss itself is not. It is at most as wide as what was tried. There is no agreed tolerance. 0.05 is
+    above the spread between seeds of a short run, which would otherwise decide the width; widths compare only at the
+    same tolerance.
 
     Args:
         tolerance: share of the improvement that may be missing, in (0, 1).

@@ -54,6 +54,16 @@ def shown(url: str) -> str:
     return clean.render_as_string()
 
 
+def absolute(url: str) -> str:
+    """The address as any process may use it, whatever folder it works in.
+
+    Raises:
+        ConfigError: as `check` does.
+    """
+    parts = _parsed(url)
+    return url if parts.get_backend_name() != "sqlite" else parts.render_as_string()
+
+
 def check(url: str) -> None:
     """Refuse an address that cannot work, before anything is made or reached.
 

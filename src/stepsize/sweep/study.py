@@ -1,6 +1,5 @@
 """A study as a queue of trials: claimed by one worker each, counted exactly, never left running."""
 
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -13,9 +12,9 @@ from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from stepsize.differences import differences
 from stepsize.errors import ConfigError
-from stepsize.sweep import samplers, space
+from stepsize.sweep import samplers
+from stepsize.sweep.fingerprint import changes, fingerprint
 from stepsize.sweep.liveness import is_gone, this_process
 from stepsize.sweep.plan import COUNTED, Claimed, Plan, best
 from stepsize.sweep.pruners import pruner
@@ -47,29 +46,18 @@ class Study:
         self._check()
         self._storage = self.study._storage
         self._id = self.study._study_id
+        known = self.study.user_attrs
+        fewer = plan.about.get("sweep", {}).get("n_trials", 0) < known.get("sweep", {}).get("n_trials", 0)
         for key, value in plan.about.items():
-            if self.study.user_attrs.get(key) != value:
+            if known.get(key) != value and not (key == "sweep" and fewer):  # what it was extended to stays true
                 self.study.set_user_attr(key, value)
         self._widened: list[Mapping[str, Any]] = self.study.user_attrs.get("widened", [])
 
     def _check(self) -> None:
-        said = {
-            "space": {name: d for name, d in space.to_json(self.plan.space).items() if name != self.plan.rate},
-            "config": dict(self.plan.fingerprint),
-            "rate": space.to_json({k: v for k, v in self.plan.space.items() if k == self.plan.rate}),
-        }
-        now = json.loads(json.dumps(said))  # as storage gives it back
-        before = self.study.user_attrs.get("fingerprint")
+        before, now = self.study.user_attrs.get("fingerprint"), fingerprint(self.plan)
         if before is None:
             self.study.set_user_attr("fingerprint", now)
-            return
-        changed = space.changes(
-            space.from_json(before["space"] | before["rate"]), space.from_json(now["space"] | now["rate"])
-        )
-        changed += [
-            f"{key} was {was}, is {now_is}" for key, was, now_is in differences("", before["config"], now["config"])
-        ]
-        if changed:
+        elif changed := changes(before, now):
             raise ConfigError(
                 f"sweep.study={self.plan.name}: made by another command ({'; '.join(changed[:5])}); take another name, "
                 "or the same words"
@@ -181,7 +169,7 @@ class Study:
 
     def tell(self, claimed: Claimed, value: float, seconds: float, pruned: bool = False) -> None:
         """A trial has ended with a value; where it was pruned, the value it has is the last that was reported."""
-        self._note(claimed, {"seconds": seconds})
+        self.note(claimed, {"seconds": seconds})
         if pruned:
             self.study.tell(claimed.number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
@@ -196,18 +184,35 @@ class Study:
         reported = self._storage.get_trial(claimed.id).intermediate_values
         with suppress(UpdateFinishedTrialError):
             self._storage.set_trial_intermediate_value(claimed.id, max(reported, default=0) + 1, worst)
-        self._note(claimed, {"seconds": seconds, "reason": reason, "diverged": True})
+        self.note(claimed, {"seconds": seconds, "reason": reason, "diverged": True})
         self.study.tell(claimed.number, state=TrialState.PRUNED, skip_if_finished=True)
 
     def tell_failed(self, claimed: Claimed, reason: str, seconds: float, retry: bool = False) -> bool:
         """A trial raised, or was killed; returns whether it is tried again, which a killed one is, once."""
-        self._note(claimed, {"seconds": seconds})
+        self.note(claimed, {"seconds": seconds})
         return self._fail(claimed.id, reason, retry)
 
     def put_back(self, claimed: Claimed) -> None:
-        """Let a trial that was interrupted wait again, with its number and its parameters."""
+        """Let a trial that was interrupted wait again, with its number and its parameters.
+
+        Where a pruner would go by what it has reported, a new trial takes its place: reports cannot be taken back.
+        """
+        trial = self._storage.get_trial(claimed.id)
         with suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_state_values(claimed.id, TrialState.WAITING)
+            if self.plan.pruner == "none" or not trial.intermediate_values:
+                self._storage.set_trial_state_values(claimed.id, TrialState.WAITING)
+                return
+            self._storage.set_trial_user_attr(claimed.id, "reason", "interrupted")
+            self._storage.set_trial_state_values(claimed.id, TrialState.FAIL)
+            first = {"failed_trial": trial.system_attrs.get("failed_trial", trial.number)}
+            self.study.add_trial(
+                optuna.create_trial(
+                    state=TrialState.WAITING,
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    system_attrs=first,
+                )
+            )
 
     def beat(self, trial_id: int) -> None:
         """Say that a trial is alive."""
@@ -244,7 +249,8 @@ class Study:
                 RetryHeartbeatStaleTrialCallback(max_retry=1)(self.study, failed)
         return count or again
 
-    def _note(self, claimed: Claimed, facts: Mapping[str, Any]) -> None:
+    def note(self, claimed: Claimed, facts: Mapping[str, Any]) -> None:
+        """Keep facts of a trial with it."""
         with suppress(UpdateFinishedTrialError):  # taken for dead meanwhile, and given up
             for key, value in facts.items():
                 self._storage.set_trial_user_attr(claimed.id, key, value)

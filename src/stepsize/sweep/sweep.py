@@ -17,6 +17,9 @@ from stepsize.sweep.plan import Claimed, Plan
 from stepsize.sweep.samplers import combinations, num_combinations
 from stepsize.sweep.study import Study
 
+# What is searched in these changes nothing of the network before its first step.
+_SAME_START = ("optimizer", "schedule", "param_groups", "trainer")
+
 
 @dataclass(frozen=True)
 class About:
@@ -26,18 +29,20 @@ class About:
         name: of the sweep.
         program: what the user typed before the words, such as ("python", "train.py").
         arguments: the words.
+        hydra: the words that are Hydra's own, such as hydra.sweep.dir=PATH.
         facts: versions and the like.
     """
 
     name: str
     program: tuple[str, ...]
     arguments: tuple[str, ...]
+    hydra: tuple[str, ...]
     facts: Mapping[str, str]
 
     @property
     def command(self) -> str:
         """What continues the sweep."""
-        return shlex.join([*self.program, "-m", *self.arguments])
+        return shlex.join([*self.program, "-m", *self.arguments, *self.hydra])
 
 
 def check(options: Options, arms: Sequence[Arm]) -> None:
@@ -147,7 +152,7 @@ class Sweep:
                     "confirms": None,
                 },
                 "metric_names": [options.metric],
-                "wants_start": True,
+                "wants_start": all(name.lstrip("+").split(".")[0] in _SAME_START for name in arm.space),
             },
         )
 

@@ -25,11 +25,11 @@ class Row:
         rate: the best learning rate.
         objective: of the best trial.
         mean: over the confirmed seeds with its interval and their number.
-        sensitivity: to the learning rate, in the unit of the objective.
-        basin: its width in decades; "≥" before one that reaches an end of the range.
+        sensitivity: to the learning rate, over those that were tried, in the unit of the objective.
+        basin: its width in decades; "≥" before one that reaches the lowest or highest learning rate tried.
         diverged: how many of how many finished trials.
         edge: the end of the range at which the best learning rate lies, or "no".
-        time: of all its trials together.
+        time: of its search's trials together.
     """
 
     arm: str
@@ -92,6 +92,13 @@ def edge(sweep: SweepResult, arm: ArmResult) -> str:
         return NOTHING
     tried = [r for t in arm.trials if t.state in FINISHED and (r := rate_of(arm, t))]
     return results.edge(at, tried, arm.low, arm.high) or "no"
+
+
+def progress(sweep: SweepResult, *arms: ArmResult) -> str:
+    """How many trials of these arms have finished: "3 of 9", or "3" where one of them has more than were wanted."""
+    done = [sum(t.state in FINISHED for t in arm.trials) for arm in arms]
+    of = f" of {sweep.n_trials * len(arms)}" if max(done, default=0) <= sweep.n_trials else ""
+    return f"{sum(done)}{of}"
 
 
 def conclusion(sweep: SweepResult) -> str:
@@ -185,7 +192,7 @@ def _single(sweep: SweepResult, arm: ArmResult) -> str:
         if finished and all(t.state == State.diverged for t in finished):
             return f"All {len(finished)} finished trials diverged."
         return "No trial is complete yet."
-    place = f"trial {best.number}, {len(finished)} of {sweep.n_trials} finished"
+    place = f"trial {best.number}, {progress(sweep, arm)} finished"
     return f"Best: {parameters(best.params, arm.rate)}, {sweep.metric} {number(best.value)} ({place})."
 
 

@@ -78,6 +78,9 @@ class Terminal:
         """The table, and where the files are."""
         self._bar.close()
         print(table(result))
+        arm = best_arm(result)
+        if arm is not None and arm.command:
+            print(f"To repeat the best: {arm.command}")
         for path in left:
             print(path)
 

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from stepsize.sweep import samplers
 from stepsize.sweep.plan import COUNTED, Plan, best
 from stepsize.sweep.results import edge
+from stepsize.sweep.space import rounded
 
 _MOST = 2  # decades added at each end
 
@@ -35,8 +36,8 @@ def widening(
     values = samplers.beyond(now, plan.n_trials, end) if plan.sampler == "grid" else []
     return {
         "end": end,
-        "low": _rounded(now.low / 10) if end == "low" else now.low,
-        "high": _rounded(now.high * 10) if end == "high" else now.high,
+        "low": rounded(now.low / 10) if end == "low" else now.low,
+        "high": rounded(now.high * 10) if end == "high" else now.high,
         "at": sum("failed_trial" not in t.system_attrs and t.state != TrialState.WAITING for t in trials),
         "trials": len(values) or max(2, plan.n_trials // 4),
         "values": values,
@@ -47,7 +48,3 @@ def _edge(trials: Sequence[FrozenTrial], rate: str, now: FloatDistribution, mode
     tried = [t.params[rate] for t in trials if t.state in COUNTED and rate in t.params]
     found = best((t for t in trials if rate in t.params), mode)
     return edge(found.params[rate], tried, now.low, now.high) if found else None
-
-
-def _rounded(x: float) -> float:
-    return float(f"{x:.12g}")
