@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -26,6 +27,8 @@ LONG = 60  # seconds: a test that waits for it has failed
 def server() -> Iterator[ForkServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("PYTHONUNBUFFERED", raising=False)  # the children write line by line without it
+        # A process has one server, and another module's tests may have started it with other modules.
+        forkserver._forkserver._stop()  # type: ignore[attr-defined]
         server = ForkServer(["torch", "numpy.random"])
         server.warm()
         yield server
