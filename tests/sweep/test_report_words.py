@@ -93,3 +93,9 @@ def test_the_first_command_is_that_of_the_best_mean_not_of_the_luckiest_trial(tm
 
 def test_without_a_database_here_no_dashboard_is_promised(tmp_path: Path) -> None:
     assert "optuna-dashboard" not in str(report.commands(swept(an_arm()), tmp_path))
+
+
+def test_an_arm_is_finished_though_only_another_was_widened() -> None:
+    sweep = swept(an_arm("adamw"), an_arm("lion", widened=1, added=2))
+    notes = [note for note in report.notes(sweep) if "not finished" in note]
+    assert notes == ["lion: not finished: 4 of 6 trials."]

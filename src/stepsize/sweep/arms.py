@@ -171,9 +171,7 @@ def _check(options: Options, overrides: Sequence[str], full: Space, compose: Com
     for key, distribution in full.items():
         tried += [first | {key: value} for value in _some(distribution)[1:]]
     for values in tried[:_MOST_CHECKED]:
-        names = {key.lstrip("+") for key in values}
-        fixed = [text for text in overrides if text.lstrip("+~").split("=")[0] not in names]
-        with applied(compose([*fixed, *(space.override(k, v) for k, v in values.items())])) as task:
+        with applied(compose(space.command_line(overrides, values))) as task:
             if options.check:
                 load(options.check)(task)
 

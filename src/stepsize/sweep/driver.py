@@ -105,7 +105,7 @@ class Driver:
     def _started(self, study: Study, claimed: Claimed) -> Started:
         try:
             return self.runner.start(study, claimed)
-        except BaseException:
+        except BaseException:  # Ctrl-C too: whatever happens, the trial is not left running
             study.put_back(claimed)
             raise
 

@@ -94,7 +94,7 @@ class Traced:
         """Run the task."""
         try:
             return self.task(cfg)
-        except Exception as error:
+        except Exception as error:  # any, and it goes on its way
             error.add_note("".join(traceback.format_exception(error)))
             raise
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from stepsize.sweep.space import Space, override
+from stepsize.sweep.space import Space, command_line
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)  # states of a finished trial; one that diverged is pruned
 
@@ -58,9 +58,7 @@ class Claimed:
 
     def overrides(self, plan: Plan) -> list[str]:
         """The command line of its run."""
-        names = {name.lstrip("+") for name in self.params}
-        fixed = [text for text in plan.overrides if text.lstrip("+~").split("=")[0] not in names]
-        return [*fixed, *(override(name, value) for name, value in self.params.items())]
+        return command_line(plan.overrides, self.params)
 
 
 def best(trials: Iterable[FrozenTrial], mode: str) -> FrozenTrial | None:

@@ -47,12 +47,11 @@ def read(storage: BaseStorage, name: str) -> SweepResult:
     confirming = {(s.user_attrs["arm"]["name"], s.user_attrs["arm"]["confirms"]): s for s in studies}
     searching = [s for s in studies if s.user_attrs["arm"]["confirms"] is None]
     arms = tuple(_arm(s, sweep, confirming) for s in searching)
-    added = max((sum(w["trials"] for w in s.user_attrs.get("widened", [])) for s in searching), default=0)
     return SweepResult(
         name=name,
         metric=sweep["metric"],
         mode=sweep["mode"],
-        n_trials=sweep["n_trials"] + added,
+        n_trials=sweep["n_trials"],
         arms=arms,
         sampler=sweep["sampler"],
         pruner=sweep["pruner"],
@@ -86,6 +85,7 @@ def _arm(study: Study, sweep: Mapping[str, Any], studies: Mapping[tuple[str, int
         low=low,
         high=high,
         widened=len(widened),
+        added=sum(event["trials"] for event in widened),
         exchangeable=sweep["sampler"] == "random",
         at_init=attributes.get("at_init"),
         confirmed=confirmed,
@@ -97,9 +97,7 @@ def words(study: Study) -> list[str]:
     """The overrides of a study's best trial."""
     found = best(study.get_trials(deepcopy=False), study.user_attrs["sweep"]["mode"])
     assert found is not None
-    known = {name.lstrip("+") for name in found.params}
-    fixed = [text for text in study.user_attrs["arm"]["overrides"] if text.lstrip("+~").split("=")[0] not in known]
-    return [*fixed, *(space.override(name, value) for name, value in found.params.items())]
+    return space.command_line(study.user_attrs["arm"]["overrides"], found.params)
 
 
 def _trial(t: FrozenTrial) -> TrialResult:

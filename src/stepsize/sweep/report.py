@@ -105,9 +105,10 @@ def notes(sweep: SweepResult) -> list[str]:
 def _notes(sweep: SweepResult, arm: ArmResult) -> Iterator[str]:
     """Those of one arm."""
     done = sum(t.state in FINISHED for t in arm.trials)
-    if done < sweep.n_trials:
+    wanted = sweep.n_trials + arm.added
+    if done < wanted:
         running = sum(t.state == State.running for t in arm.trials)
-        yield f"not finished: {done} of {sweep.n_trials} trials{f', {running} running' if running else ''}."
+        yield f"not finished: {done} of {wanted} trials{f', {running} running' if running else ''}."
     if arm.widened:
         decades = "a decade" if arm.widened == 1 else f"{arm.widened} decades"
         yield f"the range was widened by {decades}, since the best learning rate lay at its edge."

@@ -62,6 +62,7 @@ class ArmResult:
         rate: the searched parameter that is the learning rate, such as "optimizer.lr"; None where none is.
         low, high: the range of `rate` as it was searched in the end.
         widened: how often that range was widened by a decade, since the best lay at its edge.
+        added: trials that widening has added to those of the sweep.
         exchangeable: whether trials are independent draws from one distribution, so that expected best against budget
             means something: random search, and no other.
         at_init: the objective of the network before training; None where not known.
@@ -76,6 +77,7 @@ class ArmResult:
     low: float | None = None
     high: float | None = None
     widened: int = 0
+    added: int = 0
     exchangeable: bool = False
     at_init: float | None = None
     confirmed: Mapping[int, float] = field(default_factory=dict)
@@ -90,7 +92,7 @@ class SweepResult:
         name: of the study.
         metric: the objective, such as "val/loss".
         mode: "min" or "max".
-        n_trials: finished trials wanted of each arm, those added by widening included.
+        n_trials: finished trials wanted of each arm, besides those that widening has added to it.
         arms: in the order in which they were named.
         sampler: as resolved: grid, tpe, random, qmc, gp or cmaes.
         pruner: none, median, halving or hyperband.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -67,6 +67,18 @@ def read(arguments: Sequence[str], config_loader: ConfigLoader | None = None) ->
         else:
             fixed.append((name, str(override.input_line)))  # of two of these Hydra takes the later, or both of +group
     return Words(dict(space.values()), tuple(text for _, text in fixed))
+
+
+def command_line(overrides: Sequence[str], params: Mapping[str, Any]) -> list[str]:
+    """The words of a trial: what is fixed, unless a parameter sets it, and then the parameters.
+
+    Args:
+        overrides: of every trial.
+        params: name to sampled value.
+    """
+    names = {name.lstrip("+") for name in params}
+    fixed = [text for text in overrides if text.lstrip("+~").split("=")[0] not in names]
+    return [*fixed, *(override(name, value) for name, value in params.items())]
 
 
 def override(name: str, value: float | str) -> str:

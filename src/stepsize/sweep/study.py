@@ -116,7 +116,7 @@ class Study:
             # Two that saw different ones wait have claimed one each: the later of them is too many.
             self._storage.set_trial_state_values(claimed._trial_id, TrialState.WAITING)
             return None
-        except BaseException:
+        except BaseException:  # Ctrl-C too: whatever happens, the trial is not left running
             self._storage.set_trial_state_values(claimed._trial_id, TrialState.WAITING)
             raise
 

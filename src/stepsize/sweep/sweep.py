@@ -164,7 +164,6 @@ class Sweep:
             if best is None:
                 return None
             seed = arm.config["seed"]
-            claimed = Claimed(None, best.number, best._trial_id, best.params, "")  # type: ignore[arg-type]
             plan = self._search(index, arm)
             about = {**plan.about, "arm": {**plan.about["arm"], "confirms": best.number}}
             del about["wants_start"]
@@ -174,7 +173,7 @@ class Sweep:
                 name=f"{plan.name}/confirm/{best.number}",
                 folder=str(Path(plan.folder) / "confirm" / str(best.number)),
                 space={"seed": IntDistribution(0, 2**31 - 1)},
-                overrides=tuple(text for text in claimed.overrides(plan) if not text.startswith("seed=")),
+                overrides=tuple(space.command_line(plan.overrides, best.params)),
                 sampler="listed",
                 n_trials=self.options.confirm_seeds,
                 rate=None,

@@ -97,7 +97,9 @@ def edge(sweep: SweepResult, arm: ArmResult) -> str:
 def progress(sweep: SweepResult, *arms: ArmResult) -> str:
     """How many trials of these arms have finished: "3 of 9", or "3" where one of them has more than were wanted."""
     done = [sum(t.state in FINISHED for t in arm.trials) for arm in arms]
-    of = f" of {sweep.n_trials * len(arms)}" if max(done, default=0) <= sweep.n_trials else ""
+    wanted = [sweep.n_trials + arm.added for arm in arms]
+    more = any(d > w for d, w in zip(done, wanted, strict=True))
+    of = "" if more else f" of {sum(wanted)}"
     return f"{sum(done)}{of}"
 
 
