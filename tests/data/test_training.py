@@ -117,7 +117,8 @@ def test_a_resumed_run_sees_the_batches_that_it_would_have_seen(make_trainer, re
         num_seen = int(checkpoint.name.split("-")[0])
         num_batches = arguments.get("limit_train_batches", 10)
         position = torch.load(checkpoint, weights_only=True)["Digits"]["position"]
-        assert position == list(divmod(num_seen, num_batches))
+        epoch, seen_before = divmod(num_seen - 1, num_batches)
+        assert position == [epoch, seen_before + 1]
         resumed = recorder(data)
         make_trainer(max_epochs=3, **arguments).fit(
             resumed, datamodule=Digits(batch_size=100, crop_padding=1), ckpt_path=checkpoint, weights_only=True
@@ -138,8 +139,8 @@ def test_a_second_fit_of_a_resumed_module_begins_at_the_beginning(make_trainer, 
 
 def test_the_position_survives_without_a_trainer() -> None:
     data = Digits()
-    data.load_state_dict({"position": [3, 2]})
-    assert data.state_dict() == {"position": [3, 2]}
+    data.load_state_dict({"position": [3, 2], "world_size": 1})
+    assert data.state_dict() == {"position": [3, 2], "world_size": 1}
 
 
 def test_overfitting_a_few_batches_sees_the_same_ones_in_every_epoch(make_trainer, recorder) -> None:

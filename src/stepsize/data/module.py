@@ -5,13 +5,15 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from torch.utils.data import default_collate
 
 from stepsize.data.batches import Batch
+from stepsize.data.examples import Collate, Examples, Indexed
 from stepsize.data.order import EpochOrder
 
 
 class DataModule(L.LightningDataModule, ABC):
-    """Data in memory, on the device that trains.
+    """Data in memory on the device that trains, or, where `loader` makes the batches, read example by example.
 
     What a network has to know of the data is known before anything is loaded: `kind` (of the inputs: float "values" or
     int64 "tokens"), `input_shape` (without the batch), `num_classes` and `metrics` (the names of what is measured
@@ -44,7 +46,7 @@ class DataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def load(self, device: torch.device) -> None:
-        """Read the data into tensors on a device."""
+        """Read the data into tensors on a device, or open the data sets that `loader` is to read."""
 
     def setup(self, stage: str) -> None:
         """Load once, on the device of the trainer; without a trainer, on the CPU."""
@@ -72,6 +74,27 @@ class DataModule(L.LightningDataModule, ABC):
             return None
         return EpochOrder(self.seed, self.position)
 
+    def loader(
+        self,
+        dataset: Indexed,
+        order: EpochOrder | None = None,
+        num_workers: int = 0,
+        collate_fn: Collate = default_collate,
+    ) -> Examples:
+        """Return this process's batches of data that do not fit in memory.
+
+        Args:
+            dataset: read by index, such as a torch Dataset that has a length.
+            order: `self.training_order()` for training; for evaluation None.
+            num_workers: processes that read ahead; 0 reads in this one.
+            collate_fn: makes a batch of a list of examples.
+        """
+        # The workers' batches alone: in one process, copying into pinned memory is work that delays the step.
+        pin_memory = num_workers > 0 and self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return Examples(
+            dataset, self.batch_size, self.rank, self.world_size, order, num_workers, collate_fn, pin_memory
+        )
+
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """Return the batch itself where it is on the device already."""
         x, y = batch
@@ -80,17 +103,20 @@ class DataModule(L.LightningDataModule, ABC):
         return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position: the epoch and the batch that come next, both counted from 0."""
+        """Return the position: the epoch, the batch of it that comes next, both from 0, and the number of processes.
+
+        At the end of an epoch that batch is the one after its last.
+        """
         if self.trainer is None:
-            return {"position": list(self.position)}
+            return {"position": list(self.position), "world_size": self.world_size}
         loop = self.trainer.fit_loop
         epoch = max(loop.epoch_progress.current.ready - 1, 0)
-        batch = loop.epoch_loop.batch_progress.current.ready
-        if batch >= self.trainer.num_training_batches:
-            epoch, batch = epoch + 1, 0
-        return {"position": [epoch, batch]}
+        return {"position": [epoch, loop.epoch_loop.batch_progress.current.ready], "world_size": self.world_size}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go to a saved position; the training batches made after this start there."""
+        """Go to a saved position; the training batches made after this start there.
+
+        Where the number of processes is another, no example is seen twice in the epoch.
+        """
         epoch, batch = state_dict["position"]
-        self.position = (epoch, batch)
+        self.position = (epoch, batch * state_dict.get("world_size", self.world_size) // self.world_size)
