@@ -3,6 +3,7 @@
 import hydra
 from omegaconf import DictConfig
 
+from stepsize.again import with_words_of_the_run
 from stepsize.answers import one_line_errors
 from stepsize.config import register
 
@@ -10,12 +11,13 @@ register()
 
 
 @one_line_errors
+@with_words_of_the_run
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(cfg: DictConfig) -> float:
-    """Train what the words on the command line compose; returns the objective."""
-    from stepsize.run import train  # torch and Lightning load only once the words are known to be right
+    """Train, or test, what the words on the command line compose; returns the objective."""
+    from stepsize.run import work  # torch and Lightning load only once the words are known to be right
 
-    return train(cfg)
+    return work(cfg)
 
 
 if __name__ == "__main__":

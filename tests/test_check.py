@@ -32,6 +32,11 @@ REFUSED = [
     (["optimizer=lbfgs", "trainer.accumulate_grad_batches=2"], "LBFGS .* cannot accumulate batches; set"),
     (["optimizer=lbfgs", "trainer.precision=16-mixed"], "LBFGS .* 16-mixed cannot scale; set"),
     (["optimizer=lbfgs", "trainer.precision=16"], "LBFGS .* 16-mixed cannot scale; set"),
+    (["callbacks.monitor.non_finite=skp"], r"callbacks.monitor: .* did you mean skip\? There are: skip, stop"),
+    (["callbacks.monitor.max_skipped_in_row=0"], "callbacks.monitor: max_skipped_in_row must be at least 1, got 0"),
+    (["callbacks.monitor.non_finite=skip", "optimizer=sam"], "SAM moves the weights between .*; leave it at stop"),
+    (["callbacks.monitor.non_finite=skip", "optimizer=lbfgs"], "LBFGS moves the weights between .*; leave it at stop"),
+    (["callbacks.monitor.non_finite=skip", "trainer.precision=16-mixed"], "16-mixed leaves out steps by itself"),
     (["optimizer=sam", "trainer.accumulate_grad_batches=2"], "SAM .* cannot accumulate batches; set"),
     (["optimizer=sam", "trainer.precision=16-mixed"], "SAM .* 16-mixed cannot scale; set"),
     (["optimizer=sam", "optimizer.base=lbfgs"], "optimizer.base=lbfgs: it evaluates a batch several times itself"),
@@ -72,7 +77,7 @@ REFUSED = [
     (["trainer.limit_val_batches=0"], "the objective is measured in validation"),
     (["trainer.strategy=ddp_spawn"], "take trainer=ddp"),
     (["seed=-1"], "seed must be at least 0, got -1"),
-    (["resume=nowhere"], "resume=nowhere: there is no checkpoint nowhere"),
+    (["resume=nowhere"], "resume=nowhere: there is no such folder or checkpoint"),
 ]
 
 ALLOWED = [

@@ -1,6 +1,7 @@
 """What only a GPU shows: `pytest -m gpu` where there is one."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from stepsize import build
 from stepsize.callbacks.objective import Objective
+from stepsize.callbacks.skipping import Skipping
 from stepsize.optimizers import OPTIMIZERS
 from stepsize.run import train
 
@@ -72,3 +74,28 @@ def test_our_steps_on_a_gpu_are_those_on_a_cpu(composed: Composed, word: str) ->
     make = build.optimizer(composed(f"optimizer={word}", *GENTLE.get(word, [])), torch.device("cpu"))
     there, here = stepped(make, "cuda"), stepped(make, "cpu")
     torch.testing.assert_close(there, here, rtol=1e-3, atol=1e-4)
+
+
+def test_a_fused_step_is_skipped_without_waiting_for_the_gpu() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Linear(16, 3)).cuda()
+    optimizer = torch.optim.AdamW(network.parameters(), fused=True)
+    skipping, trainer = Skipping(), L.Trainer(accelerator="gpu", devices=1, logger=False, enable_checkpointing=False)
+    kept = []
+    for number in range(3):
+        x = torch.randn(4, 8, device="cuda") * (math.nan if number == 2 else 1.0)
+        torch.cuda.set_sync_debug_mode("error" if number else "default")
+        try:
+            skipping.begin_batch(network)
+            loss = network(x).square().mean()
+            skipping.see(loss)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.stack([p.grad.norm() for p in network.parameters()]).norm()
+            skipping.veto(network, optimizer, skipping.judge(trainer, norm))
+            optimizer.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        kept.append([v.clone() for v in (*network.state_dict().values(), *optimizer.state[network[0].weight].values())])
+    assert all(map(torch.equal, kept[1], kept[2]))
+    assert not torch.equal(kept[0][0], kept[1][0])

@@ -13,7 +13,12 @@ REPOSITORY = Path(__file__).parents[1]
 SOURCE = REPOSITORY / "src" / "stepsize"
 PLAIN = sorted(f for room in ("optimizers", "schedules", "models") for f in (SOURCE / room).rglob("*.py"))
 LIGHTNING = sorted(f for room in ("data", "callbacks") for f in (SOURCE / room).rglob("*.py"))
-UNCONFIGURED = [*PLAIN, SOURCE / "param_groups.py", *LIGHTNING, SOURCE / "task.py", SOURCE / "tensorboard.py"]
+UNCONFIGURED = [
+    *PLAIN,
+    SOURCE / "param_groups.py",
+    *LIGHTNING,
+    *(SOURCE / f"{name}.py" for name in ("task", "tensorboard", "event_files", "csv_log")),
+]
 # what composes and builds: nothing that it builds may know of it
 BUILDERS = {"answers", "build", "check", "config", "optimizer_arguments", "preflight", "result", "run", "signature"}
 

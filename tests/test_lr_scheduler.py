@@ -81,10 +81,10 @@ def test_an_lr_that_is_a_tensor_continues_by_the_formula() -> None:
     assert rates(second) == [0.25]
 
 
-def test_the_state_is_the_step_the_peaks_and_nothing_of_the_schedule() -> None:
+def test_the_state_is_the_step_the_peaks_the_horizon_and_nothing_of_the_schedule() -> None:
     scheduler = ScheduledLR(optimizer(), warmup(cosine(), warmup_fraction=0.5), 4)
     advance(scheduler, 3)
-    assert reloaded(scheduler.state_dict()) == {"step": 3, "base_lrs": PEAKS, "observed": None}
+    assert reloaded(scheduler.state_dict()) == {"step": 3, "base_lrs": PEAKS, "horizon": 4, "observed": None}
 
 
 @pytest.mark.parametrize("schedule", [linear(), cosine(0.1), warmup(linear(), 3)], ids=["linear", "cosine", "warmup"])
@@ -102,7 +102,7 @@ def test_a_resumed_schedule_continues_by_the_formula(schedule: Schedule, step: i
 
 def test_the_groups_have_the_right_lr_at_once_whatever_they_had_before_loading() -> None:
     scheduler = ScheduledLR(optimizer([7.0, 7.0]), linear(), 4)
-    scheduler.load_state_dict({"step": 2, "base_lrs": PEAKS, "observed": None})
+    scheduler.load_state_dict({"step": 2, "base_lrs": PEAKS, "horizon": 4, "observed": None})
     assert (rates(scheduler), scheduler.get_last_lr()) == ([0.5, 0.125], [0.5, 0.125])
 
 
@@ -114,6 +114,26 @@ def test_an_extended_run_follows_the_formula_of_its_new_horizon() -> None:
     before = rates(long)
     advance(long, 2)
     assert (before, rates(long)) == ([0.5, 0.125], [0.25, 0.0625])
+
+
+def test_an_extended_run_may_keep_its_horizon_and_then_stays_at_the_end() -> None:
+    short = ScheduledLR(optimizer(), linear(0.5), 4)
+    advance(short, 2)
+    long = ScheduledLR(optimizer(), linear(0.5), 8, keeps_horizon=True)
+    long.load_state_dict(reloaded(short.state_dict()))
+    before = rates(long)
+    advance(long, 6)
+    assert (before, rates(long)) == (rates(short), [0.5, 0.125])
+
+
+@pytest.mark.parametrize(("keeps", "horizon"), [(False, 8), (True, 4)])
+def test_an_optimizer_that_warms_up_over_the_horizon_follows_the_schedule_s(keeps: bool, horizon: int) -> None:
+    before, now = optimizer(), optimizer()
+    for group in (*before.param_groups, *now.param_groups):
+        group["horizon"] = 4  # as a saved optimizer has it
+    long = ScheduledLR(now, linear(), 8, keeps_horizon=keeps)
+    long.load_state_dict(reloaded(ScheduledLR(before, linear(), 4).state_dict()))
+    assert [group["horizon"] for group in now.param_groups] == [horizon, horizon]
 
 
 def test_observing_changes_nothing_where_the_schedule_is_a_pure_function() -> None:

@@ -18,7 +18,7 @@ from stepsize.result import recorded
 
 KEYS = {
     "ended", "objective", "best", "last", "test", "steps", "epochs", "examples", "wall_seconds", "parameters", "seed",
-    "command", "git_commit", "versions", "device", "world_size",
+    "checkpoint", "resumed_from_step", "skipped_steps", "command", "git_commit", "versions", "device", "world_size",
 }  # fmt: skip
 
 
@@ -103,7 +103,8 @@ def test_test_metrics_are_those_of_the_block(run: Callable[..., Any]) -> None:
 
 def test_the_objective_s_best_and_last_are_written(run: Callable[..., Any]) -> None:
     objective = Objective("val/loss", "min")
-    objective.load_state_dict({"best": 0.25, "step": 7, "at_best": {"val/loss": 0.25}, "last": {"val/loss": 0.5}})
+    objective.best, objective.step = 0.25, 7
+    objective.at_best, objective.last = {"val/loss": 0.25}, {"val/loss": 0.5}
     found = run(None, objective)
     assert [found[key] for key in ("objective", "best", "last")] == [
         {"metric": "val/loss", "mode": "min", "best": 0.25, "step": 7},
@@ -149,6 +150,13 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one_whole(
 def test_without_git_the_commit_is_null(run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert run()["git_commit"] is None
+
+
+@pytest.mark.parametrize("step", [None, 0, 7])
+def test_the_step_that_training_went_on_from_is_told(trainer: L.Trainer, tmp_path: Path, step: int | None) -> None:
+    with recorded(tmp_path / "result.json", trainer, Network(), Objective("val/loss", "min"), 32, 0, resumed_from=step):
+        pass
+    assert json.loads((tmp_path / "result.json").read_text())["resumed_from_step"] == step
 
 
 def test_only_process_0_writes(tmp_path: Path) -> None:

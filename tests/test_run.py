@@ -1,4 +1,5 @@
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from omegaconf import DictConfig
 from stepsize.errors import ConfigError, TrainingStoppedError
 from stepsize.run import train
 from stepsize.schedules import constant
+from stepsize.schedules.linear import linear
 
 Composed = Callable[..., DictConfig]
 QUICK = ("trainer.accelerator=cpu", "trainer.max_epochs=2", "callbacks.progress.refresh_rate=0")
@@ -113,6 +115,51 @@ def test_a_run_that_goes_on_from_its_folder_equals_one_that_was_never_stopped(co
     resumed = checkpoint(cfg)
     assert resumed["global_step"] == expected["global_step"] == 4 * 33
     assert all(torch.equal(resumed["state_dict"][k], v) for k, v in expected["state_dict"].items())
+
+
+@pytest.mark.parametrize(
+    ("words", "said", "rates"),
+    [
+        ([], "the schedule's horizon was 8 steps and is now 16", [0.01, 0.005]),
+        (
+            ["task.horizon_from=checkpoint"],
+            "the schedule keeps its horizon of 8 steps, though the run now has 16",
+            [0, 0],
+        ),
+    ],
+)
+def test_an_extended_run_says_which_horizon_its_schedule_has(
+    composed: Composed, caplog: pytest.LogCaptureFixture, words: list[str], said: str, rates: list[float]
+) -> None:
+    start = ("trainer=cpu", "schedule=linear", "optimizer.lr=0.02", "logger=none")
+    train(composed(*start, "trainer.max_steps=8"))
+    cfg = composed(*start, "trainer.max_steps=16", *words)
+    cfg.resume = cfg.run_dir
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        train(cfg)
+    assert said in caplog.text
+    scheduler = checkpoint(cfg)["lr_schedulers"][0]
+    multiplier = linear()
+    assert [0.02 * multiplier(step, scheduler["horizon"]) for step in (8, 12)] == pytest.approx(rates)
+
+
+def test_another_number_of_processes_goes_on_in_the_epoch_after_the_examples_that_were_seen(
+    composed: Composed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("trainer=cpu", "schedule=constant", "logger=none", "trainer.max_steps=10")
+    cfg = composed(*words)
+    train(cfg)
+    path = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+    saved = torch.load(path, weights_only=True)  # as two processes would have written it
+    saved["Digits"]["world_size"] = 2
+    loop = saved["loops"]["fit_loop"]["epoch_loop.state_dict"]
+    loop["processes"] = loop["processes"] * 2
+    torch.save(saved, path)
+    cfg = composed(*words, "trainer.max_steps=-1", "trainer.max_epochs=1")
+    cfg.resume = cfg.run_dir
+    train(cfg)
+    assert result(cfg)["steps"] == 10 + (33 - 20)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_lr_and_checkpoint(composed: Composed) -> None:

@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as ServersAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from stepsize.run import train
+from stepsize.tensorboard import TensorBoard
 
 Composed = Callable[..., DictConfig]
 WORDS = ("trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=10", "optimizer.lr=0.01")
@@ -105,6 +109,80 @@ def test_gradient_norm_and_update_ratio_are_those_of_the_step(
     events = read(cfg)
     logged = zip(curve(events, "optim/grad_norm").values(), curve(events, "optim/update_ratio").values(), strict=True)
     assert list(logged) == [pytest.approx(pair, rel=1e-4) for pair in norms]
+
+
+def logged(folder: Path, *points: tuple[str, int, float], start: int = 0) -> None:
+    """What a process leaves that logs these, going on from `start`."""
+    logger = TensorBoard(str(folder))
+    logger.go_on_from(start)
+    for tag, step, value in points:
+        logger.log_metrics({tag: value}, step)
+    logger.finalize("success")
+
+
+def points(folder: Path, tag: str) -> list[tuple[int, float]]:
+    """Every point of a curve, in the order of reading."""
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [(e.step, e.value) for e in events.Scalars(tag)]
+
+
+def test_what_was_logged_beyond_the_step_that_a_run_goes_on_from_is_taken_back(tmp_path: Path) -> None:
+    logged(tmp_path, *(("loss", step, 1.0) for step in (1, 2, 3, 4)))
+    logged(tmp_path, *(("loss", step, 2.0) for step in (3, 4, 5)), start=2)
+    assert points(tmp_path, "loss") == [(1, 1), (2, 1), (3, 2), (4, 2), (5, 2)]
+
+
+def test_what_is_logged_again_at_the_step_itself_stands_once(tmp_path: Path) -> None:
+    logged(tmp_path, ("train/loss", 2, 1.0), ("val/loss", 2, 0.5))
+    logged(tmp_path, ("val/loss", 2, 0.5), ("test/loss", 2, 0.25), ("val/loss", 4, 0.25), start=2)
+    assert points(tmp_path, "train/loss") == [(2, 1)]
+    assert points(tmp_path, "val/loss") == [(2, 0.5), (4, 0.25)]
+    assert points(tmp_path, "test/loss") == [(2, 0.25)]
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    logged(tmp_path, ("loss", 1, 1.0), ("loss", 2, 1.0))
+    logged(tmp_path, ("loss", 1, 2.0))
+    assert points(tmp_path, "loss") == [(1, 2)]
+
+
+def test_a_server_that_has_read_the_old_files_drops_what_is_taken_back(tmp_path: Path) -> None:
+    logged(tmp_path, *(("loss", step, 1.0) for step in (1, 2, 3, 4)))
+    server = ServersAccumulator(str(tmp_path / "tensorboard"))
+    server.Reload()
+    assert [e.step for e in server.Tensors("loss")] == [1, 2, 3, 4]
+    logged(tmp_path, ("loss", 3, 2.0), start=2)
+    server.Reload()
+    assert [e.step for e in server.Tensors("loss")] == [1, 2, 3]
+
+
+def test_all_that_was_logged_can_be_read_once_it_is_saved(tmp_path: Path) -> None:
+    logger = TensorBoard(str(tmp_path))
+    for step in range(1, 200):
+        logger.log_metrics({"loss": 1.0}, step)
+    logger.save()
+    assert len(points(tmp_path, "loss")) == 199
+    logger.finalize("success")
+
+
+def test_the_row_of_hyperparameters_is_the_latest(tmp_path: Path) -> None:
+    for schedule in ("cosine", "linear"):
+        logger = TensorBoard(str(tmp_path))
+        logger.go_on_from(0)
+        logger.log_choices({"schedule": schedule}, ["val/loss"])
+        logger.finalize("success")
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()  # of a tag that comes twice, readers heed the first
+    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    assert HParamsPluginData.FromString(content).session_start_info.hparams["schedule"].string_value == "linear"
+
+
+def test_only_process_0_touches_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged(tmp_path, ("loss", 1, 1.0), ("loss", 2, 1.0))
+    monkeypatch.setattr(rank_zero_only, "rank", 1)
+    logged(tmp_path, ("loss", 1, 2.0), start=1)
+    assert points(tmp_path, "loss") == [(1, 1), (2, 1)]
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from omegaconf.errors import (
 )
 
 from stepsize.data.errors import DataError
-from stepsize.errors import ConfigError, SweepStoppedError, TrainingStoppedError, suggestion
+from stepsize.errors import CheckpointError, ConfigError, SweepStoppedError, TrainingStoppedError, suggestion
 from stepsize.trial import follows
 
 _OURS = "STEPSIZE_ONE_LINE_ERRORS"
@@ -76,7 +76,7 @@ def leave(error: Exception) -> None:
 def answer(error: BaseException) -> str | None:
     """One line for an error of the user's; None for one of ours, which deserves its traceback."""
     match error:
-        case ConfigError() | DataError() | TrainingStoppedError() | SweepStoppedError():
+        case ConfigError() | DataError() | TrainingStoppedError() | SweepStoppedError() | CheckpointError():
             return _one_line(str(error))
         case MissingConfigException() if error.missing_cfg_file and error.options:
             group, _, word = str(error.missing_cfg_file).rpartition("/")

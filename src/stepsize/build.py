@@ -8,14 +8,17 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from stepsize import trial
+from stepsize import loops, trial
+from stepsize.callbacks.interruption import Interruption
 from stepsize.callbacks.objective import Objective
 from stepsize.callbacks.reporting import Reporting
 from stepsize.errors import ConfigError
@@ -24,6 +27,7 @@ from stepsize.optimizer_arguments import arguments
 from stepsize.schedules.horizon import HorizonError
 from stepsize.schedules.schedule import Schedule
 from stepsize.schedules.warmup import warmup
+from stepsize.signals import Signals
 from stepsize.signature import UnknownTargetError, load
 from stepsize.task import Task
 
@@ -116,6 +120,24 @@ def data(cfg: DictConfig) -> L.LightningDataModule:
     return module
 
 
+def network(cfg: DictConfig, data: Any) -> nn.Module:
+    """The network for the data's shape.
+
+    Args:
+        cfg: the composed config.
+        data: data module; gives input_shape and num_classes.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+    with blame("model"):
+        made: nn.Module = instantiate(cfg.model, _convert_="all")(data.input_shape, data.num_classes)
+    if any(p.ndim == 4 for p in made.parameters()):
+        # Convolutions run faster so, on a GPU and on a CPU; torch's types do not know the word.
+        made = made.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return made
+
+
 def task(cfg: DictConfig, data: Any, optimizer: partial[Optimizer]) -> Task:
     """The LightningModule: a network for the data's shape, with its optimizer, schedule and groups.
 
@@ -127,18 +149,15 @@ def task(cfg: DictConfig, data: Any, optimizer: partial[Optimizer]) -> Task:
     Raises:
         ConfigError: a value out of range.
     """
-    with blame("model"):
-        network = instantiate(cfg.model, _convert_="all")(data.input_shape, data.num_classes)
-    if any(p.ndim == 4 for p in network.parameters()):
-        network = network.to(memory_format=torch.channels_last)  # convolutions run faster so, on a GPU and on a CPU
+    made = network(cfg, data)
     if cfg.compile:
-        network.compile()  # in place: the names in a checkpoint stay
+        made.compile()  # in place: the names in a checkpoint stay
     keywords = optimizer.keywords
     with blame("param_groups"):
         group = instantiate(cfg.param_groups, _convert_="all")
-        groups = group(network, keywords["lr"], keywords.get("weight_decay"), rules=rules(optimizer))
+        groups = group(made, keywords["lr"], keywords.get("weight_decay"), rules=rules(optimizer))
     with blame("task"):
-        built: Task = instantiate(cfg.task, _convert_="all")(network, optimizer, schedule(cfg), groups, data.metrics)
+        built: Task = instantiate(cfg.task, _convert_="all")(made, optimizer, schedule(cfg), groups, data.metrics)
     return built
 
 
@@ -168,7 +187,7 @@ def trainer(cfg: DictConfig, folder: Path, objective: Objective) -> L.Trainer:
         with blame(f"callbacks.{name}"):
             made = instantiate(node, _convert_="all")
             if name == "checkpoint":
-                made = made(dirpath=folder / "checkpoints", config=plain(cfg), objective=objective)
+                made = made(folder / "checkpoints", plain(cfg), typed(), objective)
             callbacks.append(made)
     with blame("trainer"):
         make = instantiate(cfg.trainer, _convert_="all")
@@ -187,9 +206,18 @@ def trainer(cfg: DictConfig, folder: Path, objective: Objective) -> L.Trainer:
             enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
             enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),
         )
+    loops.install(built)
+    signals = Signals(built, listens=trial.current() is None)
+    built._signal_connector = signals  # type: ignore[assignment]
+    built.callbacks.insert(0, Interruption(signals))  # type: ignore[attr-defined]
     if built.strategy.root_device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
     return built
+
+
+def typed() -> list[str]:
+    """What was typed to compose the config; empty where no Hydra did."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _logger(cfg: DictConfig, folder: Path) -> Any:

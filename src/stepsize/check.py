@@ -1,17 +1,24 @@
 """What is refused before any data are loaded and any network or trainer is built."""
 
+from pathlib import Path
+
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from torch import nn
-from torch.optim import LBFGS
+from torch.optim import LBFGS, Optimizer
 
-from stepsize import build, resume
+from stepsize import build, resume, trained
 from stepsize.build import blame, target
+from stepsize.callbacks.monitor import Monitor
+from stepsize.config import Work
 from stepsize.errors import ConfigError, suggestion
 from stepsize.evaluations import evaluates_again
 from stepsize.metrics import better
 from stepsize.optimizer_arguments import FP16
 from stepsize.param_groups import param_groups, read_patterns
+from stepsize.preflight import holds_a_run
 
 
 def check(cfg: DictConfig) -> None:
@@ -26,12 +33,23 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(f"model: {model.__name__} takes {model.accepts}, but {source.__name__} gives {source.kind}")
     build.data(cfg)
     _check_metrics(cfg, [f"val/{m}" for m in ("loss", *source.metrics)])
-    resume.checkpoint(cfg)
+    if cfg.mode == Work.test:
+        _check_test(cfg)
+    else:
+        resume.start(cfg, Path(cfg.run_dir))
     _check_optimizer(cfg)
     multiplier = build.schedule(cfg)
     if cfg.trainer.max_epochs == -1 and cfg.trainer.max_steps == -1:
         with blame("schedule"):
             multiplier(0, None)
+
+
+def _check_test(cfg: DictConfig) -> None:
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        raise ConfigError("mode=test: evaluates one network, and -m is for many runs; drop -m")
+    trained.to_test(cfg)
+    if holds_a_run(Path(cfg.run_dir)):
+        raise ConfigError(f"run_dir={cfg.run_dir}: holds a run already; mode=test writes into a folder of its own")
 
 
 def _check_ranges(cfg: DictConfig) -> None:
@@ -91,6 +109,7 @@ def _check_optimizer(cfg: DictConfig) -> None:
                 f"optimizer: {name} evaluates a batch several times a step, which 16-mixed cannot scale; set "
                 "trainer.precision=bf16-mixed or 32-true"
             )
+    _check_monitor(cfg, made)
     if isinstance(made, LBFGS) and (cfg.param_groups.patterns or cfg.param_groups.layer_decay < 1):
         raise ConfigError(f"optimizer: {name} has one group of parameters; drop param_groups.patterns and layer_decay")
     if not getattr(made, "shardable", True) and "fsdp" in str(cfg.trainer.strategy).lower():
@@ -105,3 +124,21 @@ def _check_optimizer(cfg: DictConfig) -> None:
     for pattern in patterns:
         if pattern.rule is not None and pattern.rule not in rules:
             raise ConfigError(f"param_groups: {name} has no rule {pattern.rule!r}; {suggestion(pattern.rule, rules)}")
+
+
+def _check_monitor(cfg: DictConfig, optimizer: Optimizer) -> None:
+    monitor = (cfg.callbacks or {}).get("monitor")
+    if monitor is None or "non_finite" not in monitor:
+        return
+    with blame("callbacks.monitor"):
+        Monitor(monitor.non_finite, monitor.max_skipped_in_row)
+    if monitor.non_finite == "skip" and evaluates_again(type(optimizer)):
+        raise ConfigError(
+            f"callbacks.monitor.non_finite=skip: {type(optimizer).__name__} moves the weights between evaluations of a "
+            "batch, so a step cannot be left out; leave it at stop"
+        )
+    if monitor.non_finite == "skip" and cfg.trainer.precision in FP16:
+        raise ConfigError(
+            "callbacks.monitor.non_finite=skip: 16-mixed leaves out steps by itself, to find its scale; leave it at "
+            "stop, or set trainer.precision=bf16-mixed or 32-true"
+        )

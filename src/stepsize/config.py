@@ -21,13 +21,14 @@ from stepsize.data import DATA
 from stepsize.metrics import better
 from stepsize.models import MODELS
 from stepsize.optimizers import OPTIMIZERS
+from stepsize.run_folder import run_folder
 from stepsize.schedules import SCHEDULES
 from stepsize.signature import parameters
 from stepsize.sweep.options import Options
 
 LOGGERS = {
     "tensorboard": "stepsize.tensorboard.TensorBoard",
-    "csv": "lightning.pytorch.loggers.CSVLogger",
+    "csv": "stepsize.csv_log.Table",
 }
 CALLBACKS = {
     "checkpoint": "stepsize.callbacks.checkpoint.Checkpoint",
@@ -46,6 +47,13 @@ class Mode(StrEnum):
     max = "max"
 
 
+class Work(StrEnum):
+    """What a command does with the choices: train a network, or test one that is trained."""
+
+    train = "train"
+    test = "test"
+
+
 @dataclass
 class Objective:
     """The number a run returns: the best value of `metric` over its validations."""
@@ -58,6 +66,7 @@ class Objective:
 class Train:
     """The keys of conf/train.yaml; each group's own keys have the schema of what was chosen."""
 
+    mode: Work = Work.train
     name: str = MISSING
     seed: int = 0
     objective: Objective = field(default_factory=Objective)
@@ -96,6 +105,7 @@ def register() -> None:
     # Where not null but another value says that it is not set, that is the third: ${unless:${.max_steps},30,-1}.
     OmegaConf.register_new_resolver("unless", _unless, replace=True)
     OmegaConf.register_new_resolver("better", better, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("choices", choices, replace=True)
 
 
@@ -117,7 +127,7 @@ def _groups() -> Iterable[tuple[str, Mapping[str, str], set[str], list[Parameter
     yield "data", DATA, set(), []
     yield "trainer", {"trainer": "lightning.pytorch.Trainer"}, {"logger", "callbacks", "default_root_dir"}, []
     yield "logger", LOGGERS, {"save_dir"}, []
-    yield "callbacks", CALLBACKS, {"dirpath", "config", "objective"}, []
+    yield "callbacks", CALLBACKS, {"dirpath", "config", "words", "objective"}, []
     yield "task", {"task": "stepsize.task.Task"}, {"network", "optimizer", "schedule", "groups", "metrics"}, []
     grouping = {"param_groups": "stepsize.param_groups.param_groups"}
     yield "param_groups", grouping, {"model", "lr", "weight_decay", "rules"}, []

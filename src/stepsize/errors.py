@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 
 _MOST_LISTED = 30  # a longer list hides the answer that comes before it
 
@@ -12,6 +14,31 @@ class ConfigError(ValueError):
 
 class TrainingStoppedError(RuntimeError):
     """Training that cannot go on, such as a loss that is no longer finite."""
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, such as on a full disk; the one before it is whole."""
+
+
+class RunInterrupted(SystemExit):  # like SystemExit, it passes by whoever handles errors
+    """A signal has ended a run in order: after Ctrl-C with code 130, as a shell has it, after the others with 143.
+
+    Args:
+        number: of the signal.
+        step: optimizer steps taken.
+        saved: the checkpoint to go on from; None where there is none.
+    """
+
+    def __init__(self, number: int, step: int, saved: Path | None) -> None:
+        super().__init__(self.exit_code(number))
+        self.signal = Signals(number).name
+        self.step = step
+        self.saved = saved
+
+    @staticmethod
+    def exit_code(number: int) -> int:
+        """Return 128 + the signal's number, where SIGUSR1 counts as SIGTERM: a scheduler sends both."""
+        return 128 + (SIGINT if number == SIGINT else SIGTERM)
 
 
 class SweepStoppedError(RuntimeError):

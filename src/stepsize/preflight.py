@@ -67,6 +67,12 @@ def refuse_used(folder: Path, resume: str | None) -> None:
     Raises:
         ConfigError: the folder holds a run, and `resume` does not say to continue it.
     """
-    traces = ("result.json", "checkpoints", "tensorboard")
-    if resume is None and not joins_a_run() and any((folder / trace).exists() for trace in traces):
+    if resume is None and holds_a_run(folder):
         raise ConfigError(f"run_dir={folder}: holds a run already; choose another folder, or resume={folder}")
+
+
+def holds_a_run(folder: Path) -> bool:
+    """Whether another run has written into a folder; what this process joins is its own."""
+    return not joins_a_run() and any(
+        (folder / trace).exists() for trace in ("result.json", "checkpoints", "tensorboard", "csv")
+    )

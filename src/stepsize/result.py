@@ -15,13 +15,21 @@ from typing import Any
 
 import lightning as L
 
+from stepsize.callbacks.monitor import Monitor
 from stepsize.callbacks.objective import Objective
-from stepsize.errors import TrainingStoppedError
+from stepsize.errors import RunInterrupted, TrainingStoppedError
 
 
 @contextmanager
 def recorded(
-    path: Path, trainer: L.Trainer, task: L.LightningModule, objective: Objective, batch_size: int, seed: int
+    path: Path,
+    trainer: L.Trainer,
+    task: L.LightningModule,
+    objective: Objective,
+    batch_size: int,
+    seed: int,
+    tested: Path | None = None,
+    resumed_from: int | None = None,
 ) -> Iterator[dict[str, float]]:
     """Write `path` when the block ends, also by an error; yields the dict that test metrics go into.
 
@@ -32,6 +40,9 @@ def recorded(
         objective: knows the best and last metrics.
         batch_size: examples a process takes a batch.
         seed: the run's.
+        tested: the checkpoint, where a network is tested and none trained.
+        resumed_from: optimizer steps of the checkpoint that training went on from. Steps, epochs and examples are
+            counted from the beginning of the run, `wall_seconds` from here: a killed process leaves no time behind.
     """
     started = time.monotonic()
     test: dict[str, float] = {}
@@ -43,6 +54,9 @@ def recorded(
     except TrainingStoppedError as error:
         ended = f"stopped: {error}"
         raise
+    except RunInterrupted as error:
+        ended = f"interrupted by {error.signal} at step {error.step}"
+        raise
     except (KeyboardInterrupt, SystemExit):
         ended = "interrupted"
         raise
@@ -52,10 +66,12 @@ def recorded(
     finally:
         if trainer.is_global_zero:
             loop = trainer.fit_loop.epoch_loop
+            watches = [c.watch for c in trainer.callbacks if isinstance(c, Monitor)]  # type: ignore[attr-defined]
             _write(
                 path,
                 {
                     "ended": ended,
+                    "checkpoint": None if tested is None else str(tested),
                     "objective": {
                         "metric": objective.metric,
                         "mode": objective.mode,
@@ -66,8 +82,10 @@ def recorded(
                     "last": objective.last,
                     "test": test,
                     "steps": trainer.global_step,
+                    "skipped_steps": sum(watch.skipped for watch in watches),
                     "epochs": trainer.current_epoch,
                     "examples": (loop.total_batch_idx + 1) * batch_size * trainer.world_size,
+                    "resumed_from_step": resumed_from,
                     "wall_seconds": round(time.monotonic() - started, 3),
                     "parameters": sum(p.numel() for p in task.parameters()),
                     "seed": seed,

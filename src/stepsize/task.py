@@ -4,6 +4,7 @@ import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stepsize.callbacks.averaged_weights import AveragedWeights, averages
+from stepsize.callbacks.skipping import StepSkippedError
 from stepsize.errors import ConfigError
 from stepsize.evaluations import CountedOnce
 from stepsize.lr_scheduler import ScheduledLR
@@ -36,11 +38,13 @@ class Task(L.LightningModule):
         groups: of the network's parameters, as `param_groups` makes them.
         metrics: names from `METRICS`, logged beside the loss as "val/<name>" and "test/<name>".
         monitor: logged metric that a metric-driven schedule observes.
+        horizon_from: "trainer", or "checkpoint" for a resumed run whose schedule keeps the horizon it began with
+            although the run's length is another now; after it the multiplier stays at its end value.
         label_smoothing: share of the target spread over all classes, in [0, 1); in training only, so that val/loss
             is comparable (Szegedy et al., Rethinking the Inception Architecture, 2016, https://arxiv.org/abs/1512.00567).
 
     Raises:
-        ValueError: label_smoothing out of range.
+        ValueError: horizon_from or label_smoothing out of range.
     """
 
     def __init__(
@@ -52,8 +56,11 @@ class Task(L.LightningModule):
         metrics: Sequence[str] = ("accuracy",),
         *,
         monitor: str = "val/loss",
+        horizon_from: str = "trainer",
         label_smoothing: float = 0.0,
     ) -> None:
+        if horizon_from not in ("trainer", "checkpoint"):
+            raise ValueError(f"horizon_from must be trainer or checkpoint, got {horizon_from}")
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         super().__init__()
@@ -63,6 +70,7 @@ class Task(L.LightningModule):
         self.groups = groups
         self.metrics = ("loss", *metrics)
         self.monitor = monitor
+        self.keeps_horizon = horizon_from == "checkpoint"
         self.label_smoothing = label_smoothing
         self._totals: list[Tensor] = []
         self._averaged = [AveragedWeights()] if averages(optimizer.func) else []
@@ -138,10 +146,21 @@ class Task(L.LightningModule):
         takes_horizon = "horizon" in inspect.signature(self.make_optimizer.func).parameters
         optimizer = self.make_optimizer(named, **({"horizon": horizon} if takes_horizon else {}))
         try:
-            scheduler = ScheduledLR(optimizer, self.schedule, horizon)
+            scheduler = ScheduledLR(optimizer, self.schedule, horizon, keeps_horizon=self.keeps_horizon)
         except ValueError as error:  # known only now: a warmup longer than the run, or a run without an end
             raise ConfigError(f"schedule: {error}") from error
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Say what a resumed run's schedule follows, where that is another horizon than the one it began with."""
+        scheduler = self.lr_schedulers()
+        if not isinstance(scheduler, ScheduledLR) or not self.trainer.is_global_zero:
+            return
+        steps, before = self.horizon(), scheduler.horizon_before
+        if scheduler.horizon != before:
+            log.info("the schedule's horizon was %s steps and is now %s", before, scheduler.horizon)
+        elif before != steps:
+            log.info("the schedule keeps its horizon of %s steps, though the run now has %s", before, steps)
 
     def configure_callbacks(self) -> list[L.Callback]:
         """One that has the average of the weights evaluated, where the optimizer has one."""
@@ -161,8 +180,9 @@ class Task(L.LightningModule):
         return int(steps) if 0 <= steps < math.inf else None
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """As Lightning's, but a batch counts once where the optimizer evaluates it several times."""
-        optimizer.step(closure=CountedOnce(optimizer_closure, self.network))
+        """As Lightning's, but a batch counts once where the optimizer evaluates it several times, or not at all."""
+        with suppress(StepSkippedError):
+            optimizer.step(closure=CountedOnce(optimizer_closure, self.network))
 
     def configure_gradient_clipping(
         self,

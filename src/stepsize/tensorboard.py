@@ -1,11 +1,14 @@
 """TensorBoard's files: scalars, hyperparameters, and the schedule's curve, in the run's own folder."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
+
+from stepsize.event_files import keep_until
 
 
 class TensorBoard(TensorBoardLogger):
@@ -18,6 +21,24 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, save_dir: str, *, flush_secs: int = 10) -> None:
         super().__init__(save_dir, name="tensorboard", version="", default_hp_metric=False, flush_secs=flush_secs)
+        self._step = 0
+        self._known: set[str] = set()
+
+    @rank_zero_only
+    def go_on_from(self, step: int) -> None:
+        """Take back what was logged in the folder beyond a step; call it at every start, before anything is logged.
+
+        Args:
+            step: optimizer steps of the checkpoint; 0 where there is none.
+        """
+        self._step, self._known = step, keep_until(Path(self.log_dir), step)
+        self._kwargs["purge_step"] = step + 1  # marks the start, for a TensorBoard that has read the old files already
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log scalars; what is known already of the step gone on from, such as a validation's metrics, only once."""
+        new = {k: v for k, v in metrics.items() if step != self._step or k not in self._known}
+        super().log_metrics(new, step)
 
     @rank_zero_only
     def log_choices(self, choices: Mapping[str, Any], metrics: Iterable[str]) -> None:

@@ -14,6 +14,7 @@ from stepsize.callbacks.checkpoint import Checkpoint
 from stepsize.callbacks.monitor import Monitor
 from stepsize.callbacks.objective import Objective
 from stepsize.errors import TrainingStoppedError
+from stepsize.loops import install
 from stepsize.param_groups import param_groups
 from stepsize.schedules.linear import linear
 from stepsize.task import Task
@@ -68,13 +69,20 @@ class Page(Logger):
         return {tag for row in self.rows.values() for tag in row}
 
 
-def fit(batches: Batches, *callbacks: L.Callback, **keywords: Any) -> Page:
+def fit(
+    batches: Batches,
+    *callbacks: L.Callback,
+    page: Page | None = None,
+    resume: Path | None = None,
+    monitor: Monitor | None = None,
+    **keywords: Any,
+) -> Page:
     torch.manual_seed(0)
-    page = Page()
+    page = page or Page()
     trainer = L.Trainer(
         accelerator="cpu",
         logger=page,
-        callbacks=[*callbacks, Monitor()],
+        callbacks=[*callbacks, monitor or Monitor()],
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -83,7 +91,8 @@ def fit(batches: Batches, *callbacks: L.Callback, **keywords: Any) -> Page:
     # a weight decay makes two groups; one so small, nothing else
     network, make = Sound(4, 3), partial(torch.optim.SGD, lr=0.1, weight_decay=1e-9)
     task = Task(network, make, linear(), param_groups(network, 0.1, 1e-9))
-    trainer.fit(task, batches, Batches(1))
+    install(trainer)
+    trainer.fit(task, batches, Batches(1), ckpt_path=resume, weights_only=resume is not None or None)
     return page
 
 
@@ -119,15 +128,15 @@ def test_the_learning_rate_that_is_named_is_that_of_the_step() -> None:
 @pytest.mark.parametrize("log_every", [0, 1, 2])
 def test_no_checkpoint_is_written_after_a_loss_that_is_not_finite(tmp_path: Path, log_every: int) -> None:
     objective = Objective("val/loss", "min")
-    checkpoint = Checkpoint(tmp_path / "checkpoints", {}, objective)
+    checkpoint = Checkpoint(tmp_path / "checkpoints", {}, [], objective)
     with pytest.raises(TrainingStoppedError, match=r"last good checkpoint: none yet$"):
         fit(Batches(3, broken=2), objective, checkpoint, max_epochs=1, log_every_n_steps=log_every)
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.rglob("*.*"))
 
 
 def test_the_last_good_checkpoint_is_named(tmp_path: Path) -> None:
     objective = Objective("val/loss", "min")
-    checkpoint = Checkpoint(tmp_path / "checkpoints", {}, objective)
+    checkpoint = Checkpoint(tmp_path / "checkpoints", {}, [], objective)
     with pytest.raises(TrainingStoppedError, match=r"last good checkpoint: .*last\.ckpt$"):
         fit(Batches(3, broken=4), objective, checkpoint, max_epochs=2)
     assert torch.load(checkpoint.last, weights_only=True)["global_step"] == 3
@@ -183,3 +192,66 @@ def test_the_schedule_is_drawn_once_from_its_start_to_its_end() -> None:
 
 def test_a_sanity_check_before_training_disturbs_nothing() -> None:
     assert fit(Batches(3), max_epochs=1, num_sanity_val_steps=1).steps("train/loss") == [1, 2, 3]
+
+
+class CutError(Exception):
+    """Ends a run after its checkpoint."""
+
+
+class Cut(L.Callback):
+    """Saves after a step, and ends the run."""
+
+    def __init__(self, step: int, path: Path) -> None:
+        self.step, self.path = step, path
+
+    def on_step_end(self, trainer: L.Trainer) -> None:
+        if trainer.global_step == self.step:
+            for callback in trainer.callbacks:
+                if isinstance(callback, Monitor):
+                    callback.look(trainer)
+            trainer.save_checkpoint(self.path, weights_only=False)
+            raise CutError
+
+
+def cut_and_resumed(path: Path, number: int, step: int, broken: int | None = None, **keywords: Any) -> Page:
+    """What a run logs that is cut after a step and resumed, each row of the part that logged it last."""
+    policy = {"non_finite": "skip" if broken is not None else "stop"}
+    first = Page()
+    with pytest.raises(CutError):
+        fit(Batches(number, broken), Cut(step, path), page=first, monitor=Monitor(**policy), **keywords)
+    kept = Page()
+    kept.rows = {at: row for at, row in first.rows.items() if at <= step}
+    rest = Batches(number, None if broken is None else broken - step * keywords.get("accumulate_grad_batches", 1))
+    return fit(rest, page=kept, resume=path, monitor=Monitor(**policy), **keywords)
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 6, 11])
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_resumed_run_logs_what_an_uninterrupted_one_does(tmp_path: Path, step: int, accumulated: int) -> None:
+    keywords = {"max_steps": 12, "max_epochs": -1, "log_every_n_steps": 5, "accumulate_grad_batches": accumulated}
+    whole = fit(Batches(100), **keywords)
+    assert cut_and_resumed(tmp_path / "cut.ckpt", 100, step, **keywords).rows == whole.rows
+
+
+def test_a_resumed_run_counts_skipped_steps_on(tmp_path: Path) -> None:
+    keywords = {"max_steps": 12, "max_epochs": -1, "log_every_n_steps": 5}
+    whole = fit(Batches(100, broken=2), monitor=Monitor("skip"), **keywords)
+    resumed = cut_and_resumed(tmp_path / "cut.ckpt", 100, 4, broken=2, **keywords)
+    assert resumed.rows == whole.rows
+    assert whole.rows[10]["optim/skipped_steps"] == 1
+
+
+def test_what_a_checkpoint_keeps_of_it_is_plain(tmp_path: Path) -> None:
+    keywords = {"max_steps": 12, "max_epochs": -1, "log_every_n_steps": 5}
+    with pytest.raises(CutError):
+        fit(Batches(100), Cut(7, tmp_path / "cut.ckpt"), **keywords)
+    saved = torch.load(tmp_path / "cut.ckpt", weights_only=True)
+    assert saved["callbacks"]["Monitor"] == {"skipped_steps": 0, "skipped_in_row": 0}
+
+
+def test_a_resumed_run_draws_the_schedule_that_is_to_come_and_no_more(tmp_path: Path) -> None:
+    keywords = {"max_steps": 12, "max_epochs": -1, "log_every_n_steps": 5}
+    with pytest.raises(CutError):
+        fit(Batches(100), Cut(7, tmp_path / "cut.ckpt"), **keywords)
+    resumed = fit(Batches(100), resume=tmp_path / "cut.ckpt", **keywords)
+    assert resumed.steps("schedule/multiplier") == [8, 9, 10, 11, 12]

@@ -72,6 +72,13 @@ def test_a_resumed_objective_still_knows_its_best() -> None:
     assert (second.best, second.step, second.at_best) == (1.0, 10, {"val/loss": 1.0})
 
 
+def test_the_best_of_another_metric_is_no_best_of_this_one() -> None:
+    first = validated(Objective("val/loss", "min"), 0.1)
+    second = Objective("val/perplexity", "min")
+    second.load_state_dict(first.state_dict())
+    assert (second.metric, second.best, second.step) == ("val/perplexity", math.inf, None)
+
+
 def test_the_end_of_max_steps_inside_an_epoch_is_validated(composed: Callable[..., DictConfig]) -> None:
     cfg = composed("trainer=cpu", "trainer.max_steps=40", "schedule=constant", "callbacks=minimal", "logger=none")
     train(cfg)  # 33 steps an epoch

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import shutil
 import subprocess
@@ -21,9 +22,9 @@ STUDY = "runs/sweeps/s"
 FIFTH_IS_BAD = ("optimizer.lr=tag(log,interval(1e-6,1e-1))", "sweep.sampler=random", "sweep.seed=3")
 
 
-def sweep(commands: Commands, *words: str, timeout: float = 290) -> Ended:
+def sweep(commands: Commands, *words: str, timeout: float = 290, **environment: str) -> Ended:
     what = () if any(word.startswith("sweep=") for word in words) else ("sweep=lr",)
-    return commands.run("-m", *what, "sweep.study=s", *SHORT, *words, timeout=timeout)
+    return commands.run("-m", *what, "sweep.study=s", *SHORT, *words, timeout=timeout, **environment)
 
 
 def trials(commands: Commands, study: str = "s") -> list:
@@ -137,6 +138,35 @@ def test_divergence_is_told_as_the_worst_there_is_and_the_sweep_goes_on(recipe: 
     assert found["0.1"].state == TrialState.COMPLETE
     assert found["0.1"].value == result(recipe.folder / STUDY / str(found["0.1"].number))["objective"]["best"]
     assert "diverged at lr 1e+30" in ended.out
+    assert widest(ended) <= 144
+
+
+@pytest.mark.parametrize(
+    ("policy", "loss", "gradient"),
+    [
+        ("stop", r"the loss is not finite at step \d+, where lr was .*", "the gradient is not finite at step 5, .*"),
+        pytest.param(
+            "skip",
+            "3 steps in a row had a loss or gradient that is not finite, the last at .*",
+            "3 steps in a row had a loss or gradient that is not finite, the last at step 7, .*",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_a_loss_and_a_gradient_that_are_not_finite_prune(
+    recipe: Commands, policy: str, loss: str, gradient: str
+) -> None:
+    poison = "+callbacks.poison={_target_:poison.Poison,first_step:5,above_lr:0.2}"
+    watch = (f"callbacks.monitor.non_finite={policy}", "callbacks.monitor.max_skipped_in_row=2")
+    words = ("optimizer=momentum", "optimizer.lr=1e+30,0.3,0.1", "schedule=constant", poison, *watch)
+    path = str(Path(__file__).parent / "application")
+    ended = sweep(recipe, *words, "sweep.n_trials=3", PYTHONPATH=path)
+    assert ended.code == 0, ended.err
+    found = {t.params["optimizer.lr"]: t for t in trials(recipe)}
+    for lr, reason in (("1e+30", loss), ("0.3", gradient)):
+        assert (found[lr].state, found[lr].value) == (TrialState.PRUNED, math.inf)
+        assert re.fullmatch(reason, found[lr].user_attrs["reason"])
+    assert found["0.1"].state == TrialState.COMPLETE
     assert widest(ended) <= 144
 
 

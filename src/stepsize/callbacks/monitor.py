@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from stepsize.callbacks.non_finite import GRADIENT, LOSS, Watch, not_finite
+from stepsize.callbacks.skipping import Skipping
 from stepsize.errors import TrainingStoppedError
 from stepsize.lr_scheduler import ScheduledLR
 
@@ -20,54 +22,88 @@ class Monitor(L.Callback):
     """Logs, at the first optimizer step and every `log_every_n_steps`, with the step as x axis, what follows.
 
     `train/loss`, mean since the last time, over all processes, and once more at the end; `lr/<group>`;
-    `optim/grad_norm`, the L2 norm of the gradient before clipping; `optim/update_ratio`, ‖w after the step − w‖ / ‖w‖.
-    At the start, `schedule/multiplier` over the whole run, each value where the step that takes it has been taken.
-    Losses stay on the device until then: logging each would cost more than a small network's step.
+    `optim/grad_norm`, the L2 norm of the gradient before clipping; `optim/update_ratio`, ‖w after the step − w‖ / ‖w‖;
+    `optim/skipped_steps`, how many were not taken so far, once there is one. Of a step that was not taken no loss and
+    no gradient is logged. At the start, `schedule/multiplier` over what is left of the run, each value where the step
+    that takes it has been taken.
+
+    Losses, and the gradient's norm at each step, stay on the device until then: logging each would cost more than a
+    small network's step. They are also looked at before each validation and each checkpoint, so that none is written
+    after a number that is not finite.
+
+    Args:
+        non_finite: what to do where a loss or a gradient's norm is not finite: "stop", or "skip" the step.
+        max_skipped_in_row: steps in a row that may be left out before training stops, at least 1.
 
     Raises:
-        TrainingStoppedError: a loss was not finite; found when the losses are next read, which is always before a
-            checkpoint is written.
+        TrainingStoppedError: a number was not finite, or too many steps in a row were left out.
+        ValueError: an unknown policy, or max_skipped_in_row out of range.
     """
 
-    def __init__(self) -> None:
-        self._losses: list[Tensor] = []
-        self._known: list[tuple[int, int]] = []  # number of losses kept so far, and the optimizer step then
+    def __init__(self, non_finite: str = "stop", max_skipped_in_row: int = 10) -> None:
+        self.watch = Watch(non_finite, max_skipped_in_row)
+        self._skipping = Skipping() if non_finite == "skip" else None
+        self._trains = True
+        self._device = torch.device("cpu")
+        self._step = 0  # optimizer steps before the one that the present batch goes into
+        self._losses: list[tuple[int, Tensor]] = []  # since the last log, each with its step
         self._measured: list[nn.Parameter] = []
         self._before: list[Tensor] = []
         self._metrics: dict[str, float] = {}
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Note what is needed where a checkpoint is loaded: whether to train on from it, and the device."""
+        self._trains = stage == "fit"
+        self._device = trainer.strategy.root_device
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the schedule's curve."""
-        self._known = [(0, trainer.global_step)]
+        """Log the schedule's curve, in a resumed run for the steps that are to come."""
         self._every: int = trainer.log_every_n_steps or _WATCH_EVERY  # type: ignore[attr-defined]
         self._logger = trainer.logger if trainer.log_every_n_steps else None  # type: ignore[attr-defined]
-        scheduler = _scheduler(trainer)
-        if self._logger is None or scheduler.horizon is None or trainer.global_step > 0:
+        scheduler = trainer.lr_scheduler_configs[0].scheduler
+        assert isinstance(scheduler, ScheduledLR)
+        if self._logger is None or scheduler.horizon is None:
             return
         stride = max(1, scheduler.horizon // _CURVE_POINTS)
         for step in sorted({*range(0, scheduler.horizon, stride), scheduler.horizon - 1}):
-            self._logger.log_metrics({"schedule/multiplier": scheduler.schedule(step, scheduler.horizon)}, step + 1)
+            if step >= trainer.global_step:
+                self._logger.log_metrics({"schedule/multiplier": scheduler.schedule(step, scheduler.horizon)}, step + 1)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note where the epoch begins: the accumulation before it may have been cut short."""
-        self._known.append((len(self._losses), trainer.global_step))
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step that the batch goes into."""
+        self._step = trainer.global_step
+        if self._skipping is not None:
+            self._skipping.begin_batch(pl_module)
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Take the loss into account before the step that it may rule out."""
+        if self._skipping is not None:
+            self._skipping.see(loss)
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Measure the gradient, and keep the weights the step is to be compared with, where it is to be logged."""
-        if not self._is_due(trainer.global_step + 1) or self._measured:
-            return  # the second condition: where an optimizer calls its closure again, the first call counts
-        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self._measured = parameters
-        self._before = [p.detach().clone() for p in parameters]
-        grad_norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        self._metrics = {f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups}
-        self._metrics["optim/grad_norm"] = float(grad_norm)
+        """Measure the gradient; where it is to be logged, keep the weights that the step is to be compared with."""
+        norm = _norm([p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None])
+        if self._skipping is not None:
+            norm = self._skipping.judge(trainer, norm)
+        self.watch.keep(self._step, GRADIENT, norm)
+        # The second condition: where an optimizer calls its closure again, the first call counts.
+        if self._is_due(self._step + 1) and not self._measured:
+            self._measured = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            self._before = [p.detach().clone() for p in self._measured]
+            self._metrics = {f"lr/{group['name']}": float(group["lr"]) for group in optimizer.param_groups}
+            if math.isfinite(value := float(norm)):
+                self._metrics["optim/grad_norm"] = value
+        if self._skipping is not None:
+            self._skipping.veto(pl_module, optimizer, norm)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loss; at the end of a step that is to be logged, log."""
-        self._losses.append(outputs["loss"])
+        self._losses.append((self._step, outputs["loss"]))
+        self.watch.keep(self._step, LOSS, outputs["loss"])
         if not self._measured or not self._is_due(trainer.global_step):
             return
         moved = [p.detach() - before for p, before in zip(self._measured, self._before, strict=True)]
@@ -76,59 +112,73 @@ class Monitor(L.Callback):
         self._log(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the losses before a checkpoint could keep what they came from."""
-        if self._losses:
-            self._mean_loss(trainer)
+        """Look before a checkpoint could keep what the losses came from."""
+        self.look(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at what the very last step made of the weights."""
         if not math.isfinite(trainer.callback_metrics["val/loss"]):
-            raise TrainingStoppedError(_answer(trainer, "val/loss", trainer.global_step))
+            raise TrainingStoppedError(not_finite(trainer, "val/loss", trainer.global_step))
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what is left."""
         if self._losses:
             self._metrics = {}
             self._log(trainer)
+        if self._skipping is not None:
+            self._skipping.end(trainer.optimizers[0])
+
+    def look(self, trainer: L.Trainer) -> None:
+        """Look at every loss and gradient since the last time, in all processes; called before each checkpoint.
+
+        Raises:
+            TrainingStoppedError: training is not to go on.
+        """
+        skipped = self.watch.look(trainer)
+        if skipped:
+            self._losses = [(step, loss) for step, loss in self._losses if step not in skipped]
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts of steps that were not taken, up to the last look."""
+        return {"skipped_steps": self.watch.skipped, "skipped_in_row": self.watch.in_row}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take over what `state_dict` returned, unless it is a checkpoint that is tested."""
+        if self._trains:
+            self.watch.skipped, self.watch.in_row = state_dict["skipped_steps"], state_dict["skipped_in_row"]
+
+    def process_state(self) -> dict[str, Any]:
+        """The losses since the last log, which are those of this process alone."""
+        losses = [loss for _, loss in self._losses]
+        return {"steps": [step for step, _ in self._losses], "losses": torch.stack(losses).cpu() if losses else None}
+
+    def load_process_state(self, state: dict[str, Any]) -> None:
+        """Take over what `process_state` returned."""
+        losses = state["losses"].to(self._device).unbind() if state["steps"] else ()
+        self._losses = list(zip(state["steps"], losses, strict=True))
 
     def _is_due(self, step: int) -> bool:
         return step % self._every == 0 or step == 1
 
     def _log(self, trainer: L.Trainer) -> None:
-        self._metrics["train/loss"] = self._mean_loss(trainer)
-        self._losses.clear()
-        self._known = [(0, trainer.global_step)]
-        trainer.callback_metrics["train/loss"] = torch.tensor(self._metrics["train/loss"])  # the progress bar's
-        if self._logger is not None:
+        self.look(trainer)
+        if self._losses:
+            # Lightning divides each loss by the number of those that are accumulated.
+            mean = (torch.stack([loss for _, loss in self._losses]) * trainer.accumulate_grad_batches).mean()
+            if trainer.world_size > 1:
+                mean = trainer.strategy.reduce(mean, reduce_op="mean")
+            self._metrics["train/loss"] = float(mean)
+            trainer.callback_metrics["train/loss"] = torch.tensor(float(mean))  # the progress bar's
+            self._losses = []
+        if self.watch.skipped:
+            self._metrics["optim/skipped_steps"] = self.watch.skipped
+        if self._logger is not None and self._metrics:
             self._logger.log_metrics(self._metrics, trainer.global_step)
 
-    def _mean_loss(self, trainer: L.Trainer) -> float:
-        """Mean of the losses kept; here alone the device and the other processes are waited for."""
-        losses = torch.stack(self._losses) * trainer.accumulate_grad_batches  # Lightning divides each by their number
-        mean = losses.mean()
-        if trainer.world_size > 1:
-            mean = trainer.strategy.reduce(mean, reduce_op="mean")
-        if not math.isfinite(mean):
-            finite = torch.isfinite(losses)
-            first = finite.int().argmin() if not finite.all() else torch.tensor(len(losses) - 1, device=losses.device)
-            broken = int(trainer.strategy.reduce(first, reduce_op="min") if trainer.world_size > 1 else first)
-            known, step = max(noted for noted in self._known if noted[0] <= broken)
-            step += (broken - known) // trainer.accumulate_grad_batches
-            raise TrainingStoppedError(_answer(trainer, "the loss", step))
-        return float(mean)
 
-
-def _answer(trainer: L.Trainer, what: str, step: int) -> str:
-    lr = max(float(lr) for lr in _scheduler(trainer).at(step))
-    saved = getattr(trainer.checkpoint_callback, "last", None)
-    saved = saved if saved is not None and saved.exists() else "none yet"
-    return (
-        f"{what} is not finite at step {step}, where lr was {lr:.3g}: lower optimizer.lr, lengthen the warmup, or set "
-        f"trainer.gradient_clip_val=1; last good checkpoint: {saved}"
-    )
-
-
-def _scheduler(trainer: L.Trainer) -> ScheduledLR:
-    scheduler = trainer.lr_scheduler_configs[0].scheduler
-    assert isinstance(scheduler, ScheduledLR)
-    return scheduler
+def _norm(gradients: list[Tensor]) -> Tensor:
+    """L2 norm of all gradients as one vector, on their device: half the time of torch's `get_total_norm`."""
+    has_16_bits = gradients[0].dtype.itemsize == 2  # in float16 the norm may overflow where no gradient does
+    norms = torch._foreach_norm(gradients, 2, torch.float32 if has_16_bits else None)
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+    return norm

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import lightning as L
+import torch
 
 
 class Objective(L.Callback):
@@ -24,10 +25,20 @@ class Objective(L.Callback):
         self.at_best: dict[str, float] = {}
         self.last: dict[str, float] = {}
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """As at a batch's end, where a run is resumed between its last step and its last validation."""
+        # For callbacks that look at them at the end of the epoch, such as early stopping; Lightning saves none.
+        trainer.callback_metrics.update({k: torch.tensor(v) for k, v in self.last.items()})
+        self._end_at_max_steps(trainer)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Have the run's end validated where `max_steps` falls inside an epoch; Lightning would end without."""
+        self._end_at_max_steps(trainer)
+
+    @staticmethod
+    def _end_at_max_steps(trainer: L.Trainer) -> None:
         if trainer.global_step == trainer.max_steps:
             trainer.should_stop = True
 
@@ -43,8 +54,10 @@ class Objective(L.Callback):
 
     def state_dict(self) -> dict[str, object]:
         """Plain data, so that a resumed run still knows its best."""
-        return {"best": self.best, "step": self.step, "at_best": self.at_best, "last": self.last}
+        known = ("metric", "best", "step", "at_best", "last")
+        return {name: getattr(self, name) for name in known}
 
     def load_state_dict(self, state_dict: dict[str, object]) -> None:
-        """Take over what `state_dict` returned."""
-        self.__dict__.update(state_dict)
+        """Take over what `state_dict` returned; nothing where it is of another metric, whose best is no best here."""
+        if state_dict["metric"] == self.metric:
+            self.__dict__.update(state_dict)

@@ -48,8 +48,8 @@ class AdEMAMix(RuleOptimizer):
 
     Without these warmups the slow momentum may make the loss diverge early. T_α and T_β₃ are the whole run unless they
     are given. Where neither they nor the horizon are known, α and β₃ are constant: the algorithm has its schedulers
-    as an option, and its authors' code leaves them off likewise. A resumed run goes on with the horizon of the run
-    that was saved, even if it is now to be longer: after that, α and β₃ stay.
+    as an option, and its authors' code leaves them off likewise. The horizon lies in the groups, and so in the state: a
+    loaded one goes on with it, unless its "horizon" is set, as the recipe does where a resumed run is to be longer.
 
     Pagliardini, Ablin, Grangier, The AdEMAMix Optimizer: Better, Faster, Older, 2024,
     https://arxiv.org/abs/2409.03137, Algorithm 1.

@@ -21,7 +21,8 @@ from stepsize.sweep.space import Space
 Compose = Callable[[Sequence[str]], DictConfig]  # overrides to a config with Hydra's own node
 
 # What a trial's result does not depend on, or what names the run instead of describing it.
-_FREE = ("name", "run_dir", "resume", "logger", "callbacks.progress", "data.root", "trainer.enable_progress_bar")
+_RUN = ("name", "run_dir", "resume", "mode", "data.root")
+_FREE = (*_RUN, "logger", "callbacks.progress", "callbacks.checkpoint", "trainer.enable_progress_bar")
 _MOST_CHECKED = 16
 
 
