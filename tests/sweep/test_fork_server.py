@@ -390,6 +390,7 @@ def test_ended_processes_hold_no_files_open(start: Callable[..., Process]) -> No
 def test_a_killed_server_is_started_again(outcome: Callable[..., Outcome]) -> None:
     first = outcome(os.getppid).value
     os.kill(first, signal.SIGKILL)
+    until(lambda: is_gone(first))
     found = outcome(lambda: (os.getppid(), "torch" in sys.modules)).value
     assert found[0] != first
     assert found[1]

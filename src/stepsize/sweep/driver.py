@@ -116,6 +116,8 @@ class Driver:
         study, claimed = started.study, started.claimed
         seconds = round(ended.seconds if isinstance(ended, Ended) else time.monotonic() - started.at, 3)
         again = False
+        if isinstance(ended, Ended):
+            study.report(claimed, ended.reports)
         match ended:
             case Ended(how="complete"):
                 study.tell(claimed, ended.value, seconds)

@@ -9,11 +9,11 @@ from typing import Any
 import optuna
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stepsize.errors import ConfigError
-from stepsize.sweep import samplers
+from stepsize.sweep import reports, samplers
 from stepsize.sweep.fingerprint import changes, fingerprint
 from stepsize.sweep.liveness import is_gone, this_process
 from stepsize.sweep.plan import COUNTED, Claimed, Plan, best
@@ -51,7 +51,8 @@ class Study:
         for key, value in plan.about.items():
             if known.get(key) != value and not (key == "sweep" and fewer):  # what it was extended to stays true
                 self.study.set_user_attr(key, value)
-        self._widened: list[Mapping[str, Any]] = self.study.user_attrs.get("widened", [])
+        self.attributes: Mapping[str, Any] = self.study.user_attrs  # as they were when a trial was claimed last
+        self._widened: list[Mapping[str, Any]] = self.attributes.get("widened", [])
 
     def _check(self) -> None:
         before, now = self.study.user_attrs.get("fingerprint"), fingerprint(self.plan)
@@ -94,7 +95,8 @@ class Study:
         A trial waits until one process has changed its state to running; the storage lets only one do that. Two that
         find too few waiting at once may both add one: those beyond the target are left to wait.
         """
-        self._widened = self.study.user_attrs.get("widened", [])
+        self.attributes = self.study.user_attrs
+        self._widened = self.attributes.get("widened", [])
         alive = [t for t in self.trials() if t.state != TrialState.FAIL]
         for _ in range(self.target - len(alive)):
             self._storage.create_new_trial(self._id, template_trial=optuna.create_trial(state=TrialState.WAITING))
@@ -122,7 +124,6 @@ class Study:
 
     def _sampled(self, waiting: FrozenTrial) -> Claimed:
         trial_id, number = waiting._trial_id, waiting.number
-        self.beat(trial_id)
         self._storage.set_trial_user_attr(trial_id, "runner", this_process())
         fixed = self._fixed(waiting)
         if fixed:
@@ -166,6 +167,12 @@ class Study:
             self.study.set_user_attr("widened", self._widened)
             self.on_widened(event)
         return event is not None
+
+    def report(self, claimed: Claimed, values: Mapping[int, float]) -> None:
+        """Keep what a trial reported and has not written itself: step to value."""
+        if values:
+            with suppress(UpdateFinishedTrialError):  # taken for dead meanwhile, and given up
+                reports.write(self._storage, claimed.id, values)
 
     def tell(self, claimed: Claimed, value: float, seconds: float, pruned: bool = False) -> None:
         """A trial has ended with a value; where it was pruned, the value it has is the last that was reported."""
@@ -216,19 +223,14 @@ class Study:
 
     def beat(self, trial_id: int) -> None:
         """Say that a trial is alive."""
-        self._heart().record_heartbeat(trial_id)
-
-    def _heart(self) -> RDBStorage:
-        heart = getattr(self._storage, "_backend", self._storage)  # behind Optuna's cache
-        assert isinstance(heart, RDBStorage)
-        return heart
+        reports.lasting(self._storage).record_heartbeat(trial_id)
 
     def bury(self) -> int:
         """Fail the running trials whose worker is gone, and have each tried once more; returns how many there were."""
         running = [t for t in self.trials() if t.state == TrialState.RUNNING]
         if not running:
             return 0
-        stale = set(self._heart()._get_stale_trial_ids(self._id))
+        stale = set(reports.lasting(self._storage)._get_stale_trial_ids(self._id))
         gone = [t._trial_id for t in running if t._trial_id in stale or is_gone(t.user_attrs.get("runner"))]
         return sum(self._fail(trial_id, "its worker was killed", retry=True, count=True) for trial_id in gone)
 
