@@ -213,7 +213,7 @@ class Reporter:
         with self._lock:
             values, self._waiting = self._waiting, {}
         if values:
-            reports.write(self.trial.study._storage, self.trial._trial_id, values)
+            reports.write(self.trial.study._storage, self.trial._trial_id, values, {})
 
     def _write_now_and_then(self) -> None:
         try:

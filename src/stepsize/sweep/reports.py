@@ -1,4 +1,4 @@
-"""What trials report at their validations, written all at once."""
+"""What is known of a running trial, written all at once: on a disk, each transaction takes milliseconds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +10,8 @@ from sqlalchemy import insert
 
 from stepsize.sweep.lasting import LastingStorage
 
+Reports = Mapping[int, float]  # step to value
+
 
 def lasting(storage: BaseStorage) -> LastingStorage:
     """The storage behind Optuna's cache."""
@@ -18,35 +20,30 @@ def lasting(storage: BaseStorage) -> LastingStorage:
     return found
 
 
-def write(storage: BaseStorage, trial_id: int, values: Mapping[int, float]) -> None:
-    """Add what a running trial reported, in one transaction; a step that has a value keeps it.
+def write(storage: BaseStorage, trial_id: int, values: Reports, facts: Mapping[str, Any]) -> None:
+    """Keep what a running trial reported, and facts of it, in one transaction.
 
     Args:
         storage: of the study.
         trial_id: of the trial.
-        values: step to value.
+        values: that it reported; a step that has a value keeps it.
+        facts: user attributes.
 
     Raises:
         UpdateFinishedTrialError: the trial runs no more.
     """
     backend, model = lasting(storage), models.TrialIntermediateValueModel
 
-    def add() -> None:
+    def keep() -> None:
         with _create_scoped_session(backend.scoped_session) as session:
             trial: Any = models.TrialModel.find_or_raise_by_id(trial_id, session)
             backend.check_trial_is_updatable(trial_id, trial.state)
-            known = {row.step for row in model.where_trial_id(trial_id, session)}
-            rows = []
-            for step, value in values.items():
-                stored, kind = model.intermediate_value_to_stored_repr(value)
-                row = {
-                    "trial_id": trial_id,
-                    "step": step,
-                    "intermediate_value": stored,
-                    "intermediate_value_type": kind,
-                }
-                rows += [row] if step not in known else []
-            if rows:
+            for key, fact in facts.items():
+                backend._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, fact)
+            known = {row.step for row in model.where_trial_id(trial_id, session)} if values else set()
+            stored = {s: model.intermediate_value_to_stored_repr(v) for s, v in values.items() if s not in known}
+            names = ("trial_id", "step", "intermediate_value", "intermediate_value_type")
+            if rows := [dict(zip(names, (trial_id, step, *pair), strict=True)) for step, pair in stored.items()]:
                 session.execute(insert(model), rows)
 
-    backend.answered(add)
+    backend.answered(keep)
