@@ -75,17 +75,14 @@ class TrialTask:
         Raises:
             ValueError: the task returned no number.
         """
-        started = time.monotonic()
-        return replace(self._ended(cfg), seconds=time.monotonic() - started)
-
-    def _ended(self, cfg: Any) -> Ended:
         study, _, number = os.environ[VARIABLE].rpartition(":")
         known = json.loads(os.environ.get(KNOWN, "null"))
         reporter = Reporter(self.url, study, int(number), self.pruner, known)
+        started = time.monotonic()
         try:
             with reporting_to(reporter):
                 ended = self._judged(cfg, reporter)
-            return replace(ended, reports=reporter.rest())
+            return replace(ended, seconds=time.monotonic() - started, reports=reporter.rest())
         finally:
             reporter.close()
 
