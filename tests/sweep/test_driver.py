@@ -60,6 +60,14 @@ def test_every_end_of_a_trial_is_told(driven: Driven, in_process: Made, arm: Mad
     assert all(t.user_attrs["seconds"] >= 0 for t in trials)
 
 
+def test_what_a_trial_has_not_written_itself_is_kept(driven: Driven, in_process: Made, arm: Made) -> None:
+    ends = [Ended("complete", 0.5, reports={1: 0.7, 2: 0.5}), Ended("diverged", math.inf, "nan", reports={1: 0.9})]
+    driver = driven(in_process(lambda params, number: ends[number]), arm(), n_trials=2)
+    driver.run(raises=False)
+    kept = [t.intermediate_values for t in driver.sweep.searches[0].trials()]
+    assert kept == [{1: 0.7, 2: 0.5}, {1: 0.9, 2: math.inf}]
+
+
 @pytest.mark.parametrize(("allowed", "failed"), [(0, 1), (2, 3)])
 def test_a_sweep_ends_once_more_trials_have_failed_than_are_allowed(
     driven: Driven, in_process: Made, arm: Made, allowed: int, failed: int

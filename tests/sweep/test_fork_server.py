@@ -390,6 +390,7 @@ def test_ended_processes_hold_no_files_open(start: Callable[..., Process]) -> No
 def test_a_killed_server_is_started_again(outcome: Callable[..., Outcome]) -> None:
     first = outcome(os.getppid).value
     os.kill(first, signal.SIGKILL)
+    until(lambda: is_gone(first))
     found = outcome(lambda: (os.getppid(), "torch" in sys.modules)).value
     assert found[0] != first
     assert found[1]
@@ -561,6 +562,116 @@ def test_an_output_that_cannot_be_written_is_refused_by_the_driver(server: ForkS
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         server.start(Job(b"", tmp_path / "file" / "output.log", ["train.py"]))
+
+
+# What the server does once
+
+
+def test_what_the_server_prepares_is_there_in_every_process(tmp_path: Path) -> None:
+    driver = drive(
+        tmp_path,
+        """
+        if __name__ == "__main__":
+            server = ForkServer([], cloudpickle.dumps(lambda: setattr(sys, "prepared", os.getpid())))
+            for _ in range(2):
+                process = server.start(job(lambda: sys.prepared == os.getppid()))
+                wait([process], None)
+                print(process.outcome().value)
+        """,
+    )
+    assert driver.communicate(timeout=LONG / 2) == ("True\nTrue\n", "")
+
+
+def test_what_the_server_cannot_prepare_is_warned_of_and_is_the_error_of_each_job(tmp_path: Path) -> None:
+    driver = drive(
+        tmp_path,
+        """
+        if __name__ == "__main__":
+            server = ForkServer([], cloudpickle.dumps(lambda: int("x")))
+            for _ in range(2):
+                process = server.start(job(lambda: 1))
+                wait([process], None)
+                print(process.outcome().error)
+        """,
+    )
+    out, err = driver.communicate(timeout=LONG / 2)
+    error = "ValueError: invalid literal for int() with base 10: 'x'"
+    assert out == f"{error}\n" * 2
+    assert err == f"the fork server has not loaded what it is to run, so that every trial does: {error}\n"
+
+
+def test_what_another_server_prepared_is_not_taken_for_this_one_s(tmp_path: Path) -> None:
+    driver = drive(
+        tmp_path,
+        """
+        if __name__ == "__main__":
+            for name in "ab":  # a driver has one server, which the first starts
+                server = ForkServer([], cloudpickle.dumps(lambda name=name: setattr(sys, "prepared", name)))
+                process = server.start(job(lambda: sys.prepared))
+                wait([process], None)
+                print(process.outcome().value)
+                server.close()
+        """,
+    )
+    assert driver.communicate(timeout=LONG / 2) == ("a\nb\n", "")
+
+
+# The process that waits for the next job
+
+
+def spare(server: ForkServer) -> int:
+    assert server._spare is not None
+    assert server._spare[0].pid is not None
+    return server._spare[0].pid
+
+
+def test_a_job_is_taken_by_the_process_that_waits(server: ForkServer, outcome: Callable[..., Outcome]) -> None:
+    outcome(lambda: 1)
+    waiting = spare(server)
+    assert outcome(os.getpid).value == waiting
+    assert spare(server) != waiting
+
+
+def test_a_waiting_process_that_was_killed_is_replaced(server: ForkServer, outcome: Callable[..., Outcome]) -> None:
+    outcome(lambda: 1)
+    waiting = spare(server)
+    os.kill(waiting, signal.SIGKILL)
+    until(lambda: is_gone(waiting))
+    assert outcome(os.getpid).value != waiting
+
+
+def test_closing_ends_the_process_that_waits(tmp_path: Path) -> None:
+    server = ForkServer([])
+    ended(server.start(Job(cloudpickle.dumps(lambda: 1), tmp_path / "output.log", ["train.py"])))
+    waiting = spare(server)
+    server.close()
+    assert is_gone(waiting)
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "sys.exit(0)", "int('x')"])
+def test_the_process_that_waits_ends_with_the_driver(tmp_path: Path, end: str) -> None:
+    driver = drive(
+        tmp_path,
+        f"""
+        if __name__ == "__main__":
+            server = ForkServer([])
+            wait([server.start(job(lambda: 1))], None)
+            print(server._spare[0].pid, os.getpid(), flush=True)
+            {end}
+        """,
+    )
+    out, _ = driver.communicate(timeout=LONG / 2)
+    until(lambda: is_gone(int(out.split()[0])))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_to_the_process_that_waits_does_not_end_the_job_it_takes_unheard(
+    server: ForkServer, outcome: Callable[..., Outcome], number: int
+) -> None:
+    outcome(lambda: 1)
+    os.kill(spare(server), number)
+    found = outcome(lambda: time.sleep(LONG))
+    assert found.interrupted or found.signal == number
 
 
 # The end of an output

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from stepsize.errors import ConfigError
 from stepsize.sweep import liveness
+from stepsize.sweep.lasting import LastingStorage
 from stepsize.sweep.liveness import is_gone, this_process
 from stepsize.sweep.plan import COUNTED, Claimed, Plan
 from stepsize.sweep.storage import connect
@@ -232,7 +233,7 @@ def test_a_trial_whose_heart_has_stopped_is_buried_wherever_it_ran(
 ) -> None:
     one = opened(n_trials=1)
     trial = claimed(one)
-    monkeypatch.setattr(type(one._heart()), "_get_stale_trial_ids", lambda self, study_id: [trial.id])
+    monkeypatch.setattr(LastingStorage, "_get_stale_trial_ids", lambda self, study_id: [trial.id])
     assert (one.bury(), states(one)) == (1, ["FAIL", "WAITING"])
 
 
@@ -242,7 +243,7 @@ def test_what_a_worker_tells_of_a_trial_that_was_given_up_changes_nothing(
 ) -> None:
     one, other = opened(n_trials=1), opened(n_trials=1)
     trial = claimed(one)
-    monkeypatch.setattr(type(other._heart()), "_get_stale_trial_ids", lambda self, study_id: [trial.id])
+    monkeypatch.setattr(LastingStorage, "_get_stale_trial_ids", lambda self, study_id: [trial.id])
     other.bury()
     ENDS[act](one, trial)
     assert states(one) == ["FAIL", "WAITING"]

@@ -115,14 +115,15 @@ class Driver:
     def _tell(self, started: Started, ended: Ended | Failed) -> None:
         study, claimed = started.study, started.claimed
         seconds = round(ended.seconds if isinstance(ended, Ended) else time.monotonic() - started.at, 3)
+        reports = ended.reports if isinstance(ended, Ended) else {}
         again = False
         match ended:
             case Ended(how="complete"):
-                study.tell(claimed, ended.value, seconds)
+                study.tell(claimed, ended.value, seconds, reports)
             case Ended(how="pruned"):
-                study.tell(claimed, ended.value, seconds, pruned=True)
+                study.tell(claimed, ended.value, seconds, reports, pruned=True)
             case Ended():
-                study.tell_diverged(claimed, ended.reason, seconds)
+                study.tell_diverged(claimed, ended.reason, seconds, reports)
             case Failed() if self._ending or self._stops():
                 study.put_back(claimed)
                 again = True

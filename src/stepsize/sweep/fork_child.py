@@ -31,6 +31,7 @@ class Order:
     Args:
         answer: file to write the pickled `Answer` to; there once it is whole.
         preload: modules that the fork server should have loaded.
+        preparation: file with the call that it should have made.
     """
 
     call: bytes
@@ -40,6 +41,7 @@ class Order:
     threads: int | None
     answer: Path
     preload: tuple[str, ...]
+    preparation: Path
 
 
 @dataclass
@@ -81,21 +83,30 @@ class _Stop:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, fork_preload.HELD)
 
 
-def run(order: Order) -> None:
-    """Make the call in a session of its own and write its `Answer`.
+def run(orders: connection.Connection) -> None:
+    """Wait for an `Order`, make its call in a session of its own and write its `Answer`.
+
+    Args:
+        orders: where the one order comes from; signals wait as well until it has come.
 
     Raises:
         SystemExit: always, with the exit code of the process.
     """
     os.setsid()  # a terminal's Ctrl-C does not come here, and a signal to the group reaches all that the call starts
-    _redirect(order.output)
     threading.Thread(target=_end_with_driver, name="end with driver", daemon=True).start()
+    try:
+        order: Order = orders.recv()
+    except EOFError:  # the driver has no work left, or has ended
+        raise SystemExit(0) from None
+    orders.close()
+    _redirect(order.output)
     stop = _Stop()
     answer = Answer(not_loaded=_not_loaded(order.preload))
     code = 0
     try:
         stop.listen()
         _settle(order)
+        fork_preload.prepare(order.preparation)
         answer.value = cloudpickle.loads(order.call)()
         stop.raises = False
     except BaseException as error:  # whatever it is, the driver is told

@@ -1,6 +1,7 @@
 """Imported by the fork server as it starts: loads what every trial needs, so that a trial begins with it.
 
-The server may only import. A pool of threads that has worked, or a GPU in use, does not survive the fork.
+The server may only import, and make one call, bound by the same rules: a pool of threads that has worked, or a GPU in
+use, does not survive the fork.
 """
 
 import contextlib
@@ -11,7 +12,10 @@ import signal
 import sys
 from collections.abc import Iterator
 from multiprocessing import process, spawn
+from pathlib import Path
 from typing import Any
+
+import cloudpickle
 
 REQUEST = "STEPSIZE_FORK_SERVER"  # environment variable that carries what to load from the driver to the server
 
@@ -22,15 +26,27 @@ HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIG
 errors: dict[str, str] = {}  # module to why it is not loaded, in one line
 
 
-def request(modules: tuple[str, ...]) -> str:
-    """What the server shall load, as the value of `REQUEST`: the modules, after the driver's main script.
+_prepared: Path | None = None  # the call that was made
+
+
+def request(modules: tuple[str, ...], preparation: Path) -> str:
+    """What the server shall load, as the value of `REQUEST`: the driver's main script, the modules, a call to make.
 
     The main script is loaded as multiprocessing loads it in a child, not as `__main__`. Done once in the server, what
     it registers is there in every child, none of which loads it again.
     """
     mine = spawn.get_preparation_data("fork server")
     wanted = ("sys_path", "sys_argv", "dir", "init_main_from_path", "init_main_from_name")
-    return json.dumps({"main": {k: mine[k] for k in wanted if k in mine}, "modules": modules}, default=str)
+    main = {k: mine[k] for k in wanted if k in mine}
+    return json.dumps({"main": main, "modules": modules, "preparation": preparation}, default=str)
+
+
+def prepare(preparation: Path) -> None:
+    """Make the packed call of a file, once in this process and those forked from it; an empty file is none."""
+    global _prepared
+    if preparation != _prepared and (packed := preparation.read_bytes()):
+        cloudpickle.loads(packed)()
+    _prepared = preparation
 
 
 def load(asked: dict[str, Any]) -> dict[str, str]:
@@ -40,6 +56,7 @@ def load(asked: dict[str, Any]) -> dict[str, str]:
         _attempt(lambda: _main(asked["main"]), "__main__", failed)
         for module in asked["modules"]:
             _attempt(lambda name=module: __import__(name), module, failed)
+        _attempt(lambda: prepare(Path(asked["preparation"])), "what it is to run", failed)
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         failed["torch.cuda"] = "an import has initialised CUDA, which does not survive the fork"

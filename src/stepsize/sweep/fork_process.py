@@ -8,7 +8,7 @@ import signal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from multiprocessing.context import ForkServerProcess
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ class Outcome:
 class Process:
     """A job at work; `ForkServer.start` makes it."""
 
-    def __init__(self, job: Job, process: ForkServerProcess, answer: Path) -> None:
+    def __init__(self, job: Job, process: BaseProcess, answer: Path) -> None:
         assert process.pid is not None
         self.job = job
         self.pid = process.pid

@@ -1,8 +1,8 @@
 """A trial inside the process that runs it: rebuilt from storage, so that it can report under every launcher."""
 
+import json
 import math
 import os
-import queue
 import threading
 import time
 import traceback
@@ -14,9 +14,27 @@ import optuna
 from optuna.trial import Trial
 
 from stepsize.errors import TrainingStoppedError
-from stepsize.sweep import storage
+from stepsize.sweep import reports, storage
 from stepsize.sweep.pruners import pruner
 from stepsize.trial import VARIABLE, reporting_to
+
+KNOWN = "STEPSIZE_TRIAL_KNOWN"  # set beside VARIABLE where who starts the trial knows what it would ask the storage
+_WRITE_EVERY = 1.0  # seconds between two writes of what was reported, where nothing prunes
+
+
+def facts(params: Mapping[str, Any], attributes: Mapping[str, Any]) -> str:
+    """What a trial would ask the storage, as the value of `KNOWN`.
+
+    Args:
+        params: of the trial.
+        attributes: the user's, of the study.
+    """
+    return json.dumps({"params": dict(params), "wants_start": wants_start(attributes)})
+
+
+def wants_start(attributes: Mapping[str, Any]) -> bool:
+    """Whether a study, of these attributes, does not know yet how good the network is before training."""
+    return "at_init" not in attributes and bool(attributes.get("wants_start"))
 
 
 @dataclass(frozen=True)
@@ -27,12 +45,14 @@ class Ended:
         how, value: as above.
         reason: one line, where it is not complete.
         seconds: wall time of the task.
+        reports: step to value, of those that the storage does not have yet.
     """
 
     how: str
     value: float
     reason: str = ""
     seconds: float = 0.0
+    reports: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,22 +75,25 @@ class TrialTask:
         Raises:
             ValueError: the task returned no number.
         """
-        started = time.monotonic()
-        return replace(self._ended(cfg), seconds=time.monotonic() - started)
-
-    def _ended(self, cfg: Any) -> Ended:
         study, _, number = os.environ[VARIABLE].rpartition(":")
-        reporter = Reporter(self.url, study, int(number), self.pruner)
-        with reporting_to(reporter):
-            try:
-                value = self.task(cfg)
-            except TrainingStoppedError as error:
-                what, _, _ = str(error).partition(": ")  # and not what to do: the sweep does it, and tries others
-                return Ended("diverged", math.inf, what)
-            except optuna.TrialPruned as error:
-                return Ended("pruned", math.nan, str(error) or "pruned")
-            finally:
-                reporter.close()
+        known = json.loads(os.environ.get(KNOWN, "null"))
+        reporter = Reporter(self.url, study, int(number), self.pruner, known)
+        started = time.monotonic()
+        try:
+            with reporting_to(reporter):
+                ended = self._judged(cfg, reporter)
+            return replace(ended, seconds=time.monotonic() - started, reports=reporter.rest())
+        finally:
+            reporter.close()
+
+    def _judged(self, cfg: Any, reporter: "Reporter") -> Ended:
+        try:
+            value = self.task(cfg)
+        except TrainingStoppedError as error:
+            what, _, _ = str(error).partition(": ")  # and not what to do: the sweep does it, and tries others
+            return Ended("diverged", math.inf, what)
+        except optuna.TrialPruned as error:
+            return Ended("pruned", math.nan, str(error) or "pruned")
         if reporter.pruned_at is not None:
             return Ended("pruned", math.nan, f"pruned at step {reporter.pruned_at}")
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -103,40 +126,48 @@ class Traced:
 class Reporter:
     """The trial as its run sees it; connects when it is first needed.
 
-    Where nothing prunes, what is reported is written by a thread of its own, and training does not wait for it.
+    Where nothing prunes, a thread of its own writes each second what was reported, and training does not wait for it; a
+    trial that ends before has not connected, and leaves the writing to those who run the sweep.
+
+    Args:
+        url, study, number, pruner: of the trial.
+        known: what those who started it know of it, as `facts` says; None where the storage is to be asked.
     """
 
     url: str
     study: str
     number: int
     pruner: str
+    known: Mapping[str, Any] | None = None
     pruned_at: int | None = None
     _trial: Trial | None = None
-    _waiting: "queue.Queue[tuple[int, float] | None]" = field(default_factory=queue.Queue)
+    _waiting: dict[int, float] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _closed: threading.Event = field(default_factory=threading.Event)
     _writer: threading.Thread | None = None
     _error: Exception | None = None
 
     @property
     def trial(self) -> Trial:
         """The trial itself, not a frozen copy, whose reports would be ignored."""
-        if self._trial is None:
-            opened = optuna.load_study(
-                study_name=self.study, storage=storage.reconnect(self.url), pruner=pruner(self.pruner)
-            )
-            trial_id = opened._storage.get_trial_id_from_study_id_trial_number(opened._study_id, self.number)
-            self._trial = Trial(opened, trial_id)
-        return self._trial
+        with self._lock:
+            if self._trial is None:
+                opened = optuna.load_study(
+                    study_name=self.study, storage=storage.reconnect(self.url), pruner=pruner(self.pruner)
+                )
+                trial_id = opened._storage.get_trial_id_from_study_id_trial_number(opened._study_id, self.number)
+                self._trial = Trial(opened, trial_id)
+            return self._trial
 
     @property
     def params(self) -> Mapping[str, Any]:
         """What was chosen for this trial."""
-        return self.trial.params
+        return self.known["params"] if self.known else self.trial.params
 
     @property
     def wants_start(self) -> bool:
         """Whether the study does not know yet how good the network is before training."""
-        attributes = self.trial.study.user_attrs
-        return "at_init" not in attributes and bool(attributes.get("wants_start"))
+        return self.known["wants_start"] if self.known else wants_start(self.trial.study.user_attrs)
 
     def report_start(self, value: float) -> None:
         """Tell the study how good the network is before training."""
@@ -145,28 +176,45 @@ class Reporter:
     def report(self, step: int, value: float) -> bool:
         """Tell the study a value; returns whether to stop."""
         if self.pruner == "none":
+            with self._lock:
+                self._waiting.setdefault(step, float(value))
             if self._writer is None:
-                self._writer = threading.Thread(target=self._write, name="reports")
+                self._writer = threading.Thread(target=self._write_now_and_then, name="reports", daemon=True)
                 self._writer.start()
-            self._waiting.put((step, value))
             return False
         self.trial.report(value, step)
         if self.pruned_at is None and self.trial.should_prune():
             self.pruned_at = step
         return self.pruned_at is not None
 
+    def rest(self) -> Mapping[int, float]:
+        """What was reported and is not written, for others to write; nothing where this process has connected."""
+        with self._lock:
+            if self._trial is not None or self._error is not None:
+                return {}
+            values, self._waiting = self._waiting, {}
+            return values
+
     def close(self) -> None:
-        """Wait until everything has been written; raises what the writer met."""
+        """Wait until everything has been written, and disconnect; raises what the writer met."""
+        self._closed.set()
         if self._writer is not None:
-            self._waiting.put(None)
             self._writer.join()
         if self._error is not None:
             raise self._error
+        self._write()
+        if self._trial is not None:
+            reports.lasting(self._trial.study._storage).close()
 
     def _write(self) -> None:
+        with self._lock:
+            values, self._waiting = self._waiting, {}
+        if values:
+            reports.write(self.trial.study._storage, self.trial._trial_id, values, {})
+
+    def _write_now_and_then(self) -> None:
         try:
-            while (item := self._waiting.get()) is not None:
-                step, value = item
-                self.trial.report(value, step)
+            while not self._closed.wait(_WRITE_EVERY):
+                self._write()
         except Exception as error:  # of the storage; the run itself goes on to its end
             self._error = error

@@ -72,7 +72,7 @@ class LastingStorage(RDBStorage):
         self._back_since = -float("inf")
         options = {**others, "skip_table_creation": is_known, "skip_compatibility_check": is_known}
         opening = partial(super().__init__, url, **options)
-        self._answered(opening) if is_known else opening()
+        self.answered(opening) if is_known else opening()
         self._is_open.set()
 
     @property
@@ -87,7 +87,7 @@ class LastingStorage(RDBStorage):
         self._engine = engine
         self.close = finalize(self, close, engine, os.getpid())
 
-    def _answered(self, call: Callable[[], _T]) -> _T:
+    def answered(self, call: Callable[[], _T]) -> _T:
         """What the call returns, as soon as the database answers."""
         started, pause = time.monotonic(), _SHORTEST_PAUSE
         while True:
@@ -120,7 +120,7 @@ class LastingStorage(RDBStorage):
 
         The others were cut off, or slept, as well: they are given the time to show that they live.
         """
-        stale = self._answered(lambda: RDBStorage._get_stale_trial_ids(self, study_id))
+        stale = self.answered(lambda: RDBStorage._get_stale_trial_ids(self, study_id))
         is_back = time.time() - self._back_since < 2 * (self.heartbeat_interval or 0)
         return [] if is_back else stale
 
@@ -137,12 +137,12 @@ class LastingStorage(RDBStorage):
                     raise
                 return self.get_study_id_from_name(study_name)
 
-        return self._answered(create)
+        return self.answered(create)
 
     def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
         marked = copy(template_trial or create_trial(state=TrialState.RUNNING))
         marked.system_attrs = {**marked.system_attrs, CREATED_BY: uuid4().hex}
-        return self._answered(lambda: RDBStorage._create_new_trial(self, study_id, marked))
+        return self.answered(lambda: RDBStorage._create_new_trial(self, study_id, marked))
 
     def _get_prepared_new_trial(
         self, study_id: int, template_trial: FrozenTrial | None, session: Session
@@ -190,13 +190,13 @@ class LastingStorage(RDBStorage):
                 trial.state = state
             return True
 
-        return self._answered(change)
+        return self.answered(change)
 
 
 def _repeated(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def call(self: LastingStorage, *args: Any, **keywords: Any) -> Any:
-        return self._answered(lambda: method(self, *args, **keywords))
+        return self.answered(lambda: method(self, *args, **keywords))
 
     return call
 

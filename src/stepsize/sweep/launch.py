@@ -1,49 +1,98 @@
 """One Hydra job in a process of its own: what a launcher hands over, and what the process does with it."""
 
+import copy
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import cloudpickle
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, run_job, setup_globals
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 @dataclass(frozen=True)
 class Application:
-    """A Hydra application, packed once and unpacked in each process.
+    """A Hydra application.
 
     Args:
-        packed: context, config and task function, and the singletons that Hydra keeps.
+        context, config, task: what Hydra gives a launcher.
     """
 
-    packed: bytes
+    context: HydraContext
+    config: DictConfig
+    task: Callable[[Any], Any]
 
-    @classmethod
-    def pack(cls, context: HydraContext, config: DictConfig, task: Callable[[Any], Any]) -> "Application":
-        """Pack what `run` needs."""
-        return cls(cloudpickle.dumps((context, config, task, Singleton.get_state())))
-
-    def call(self, job: Callable[..., Any], overrides: Sequence[str], number: int) -> bytes:
-        """A packed call of `run` or `trial`."""
-        return bytes(cloudpickle.dumps(partial(job, self.packed, list(overrides), number)))
+    def packed(self) -> bytes:
+        """A packed call that `ForkServer` makes once, for all processes that `run` or `trial` this application."""
+        return bytes(cloudpickle.dumps(partial(take, self, Singleton.get_state())))
 
 
-def run(packed: bytes, overrides: Sequence[str], number: int) -> JobReturn:
-    """Compose and run a job as Hydra's own launchers do.
+class Files(CachingConfigRepository):
+    """Config files as they were when they were first read; Hydra itself reads all of them anew for every job."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Files":
+        same = Files(self.delegate)  # a copy: Hydra changes the sources of what it copies, where a config names others
+        same.cache = self.cache
+        return same
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        """Look in other places, and forget what was found in these."""
+        self.cache = {}
+        super().initialize_sources(config_search_path)
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        """A file's content, the caller's own to change."""
+        return copy.deepcopy(super().load_config(config_path))
+
+
+_taken: Application | None = None
+
+
+def take(application: Application, singletons: Any) -> None:
+    """Make this process, and those that are forked from it, ready to run jobs of an application.
+
+    The config is composed once, so that files have been read and parsers have learnt their grammars. It is thrown away,
+    and nothing of it, no name or time that is drawn, is seen by a job.
 
     Args:
-        packed: of an `Application`.
+        application: to run.
+        singletons: that Hydra keeps.
+    """
+    global _taken
+    _taken = application
+    loader: Any = application.context.config_loader
+    loader.repository = Files(loader.repository)
+    Singleton.set_state(singletons)
+    setup_globals()
+    with suppress(Exception), warnings.catch_warnings():  # whatever is wrong with the words, each job says itself
+        warnings.simplefilter("ignore")
+        words = list(application.config.hydra.overrides.task)
+        OmegaConf.to_yaml(loader.load_sweep_config(application.config, words))
+
+
+def call(job: Callable[..., Any], overrides: Sequence[str], number: int) -> bytes:
+    """A packed call of `run` or `trial`."""
+    return bytes(cloudpickle.dumps(partial(job, list(overrides), number)))
+
+
+def run(overrides: Sequence[str], number: int) -> JobReturn:
+    """Compose and run a job of the application as Hydra's own launchers do.
+
+    Args:
         overrides: of the job.
         number: `hydra.job.num`.
     """
-    context, config, task, singletons = cloudpickle.loads(packed)
-    Singleton.set_state(singletons)
-    setup_globals()
+    assert _taken is not None
+    context, config, task = _taken.context, _taken.config, _taken.task
     sweep_config = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(sweep_config):
         sweep_config.hydra.job.id = f"{sweep_config.hydra.job.name}_{number}"
@@ -58,9 +107,9 @@ def run(packed: bytes, overrides: Sequence[str], number: int) -> JobReturn:
     )
 
 
-def trial(packed: bytes, overrides: Sequence[str], number: int) -> Any:
+def trial(overrides: Sequence[str], number: int) -> Any:
     """Run a job and return what its task returned; raises what the task raised."""
-    returned = run(packed, overrides, number)
+    returned = run(overrides, number)
     if isinstance(returned._return_value, BaseException):
         raise returned._return_value
     return returned._return_value

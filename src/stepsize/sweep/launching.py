@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from stepsize.sweep.command import quoted, threads
 from stepsize.sweep.fork_server import ForkServer, Job, Process, tail, wait
-from stepsize.sweep.launch import Application, run
+from stepsize.sweep.launch import Application, call, run
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +41,8 @@ def launch(
     """
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    server = ForkServer([*preload, "stepsize.sweep.parsers"])
+    server = ForkServer([*preload, "stepsize.sweep.parsers"], Application(context, config, task).packed())
     server.warm()
-    application = Application.pack(context, config, task)
     left = list(enumerate(jobs))
     running: dict[Process, int] = {}
     returned: dict[int, JobReturn] = {}
@@ -55,9 +54,10 @@ def launch(
                 log.info("#%d: %s", number, " ".join(filter_overrides(words)))
                 alone = [*words, f"hydra.sweep.dir={quoted(folder)}"]
                 output = folder / str(number) / "output.log"
-                call = application.call(run, alone, number)
                 words_alone = [*words, f"hydra.run.dir={quoted(folder / str(number))}"]
-                job = Job(call, output, [os.path.abspath(sys.argv[0]), *words_alone], {}, threads(workers))
+                job = Job(
+                    call(run, alone, number), output, [os.path.abspath(sys.argv[0]), *words_alone], {}, threads(workers)
+                )
                 running[server.start(job)] = index
             for process in wait(list(running), 1.0):
                 index = running.pop(process)

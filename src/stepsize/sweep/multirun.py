@@ -83,9 +83,14 @@ class Multirun:
             SystemExit: 130 after Ctrl-C, 143 after SIGTERM; the same command goes on.
             SweepStoppedError: more trials failed than the user allows.
         """
-        server = ForkServer(self._preload())
+        workers = self.options.workers
+        runner: Runner
         if launcher is None:
+            server = ForkServer(self._preload(), Application(self.context, self.config, self.trial_task()).packed())
             server.warm()
+            runner = Pool(server, workers, self.folder)
+        else:
+            runner = Batches(launcher, workers, self.folder)
         optuna_logging.set_verbosity(optuna_logging.ERROR)
         meeting = {"storage": storage.shown(self.url)} if self.options.storage else {}
         hydra = [str(text) for text in self.config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
@@ -104,11 +109,11 @@ class Multirun:
         OmegaConf.save(self.config, self.folder / "multirun.yaml")
         terminal = Terminal(sweep, opened)
         terminal.say(f"study {self.name}: {' of '.join(map(str, sweep.progress()))} trials finished; {self._where()}")
-        driver = Driver(sweep, self._runner(server, launcher), self.options.max_failures, terminal.told, terminal.say)
+        driver = Driver(sweep, runner, self.options.max_failures, terminal.told, terminal.say)
         try:
             driver.run(raises=launcher is not None)
         finally:
-            server.close()
+            runner.close()
             value = self._end(opened, sweep, terminal)
         if driver.received is not None:
             print(f"interrupted; to go on: {about.command}")
@@ -128,12 +133,6 @@ class Multirun:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"hydra.sweep.dir={self.folder}: cannot be made: {error.strerror}") from error
-
-    def _runner(self, server: ForkServer, launcher: Launcher | None) -> Runner:
-        if launcher is not None:
-            return Batches(launcher, self.options.workers, self.folder)
-        application = Application.pack(self.context, self.config, self.trial_task())
-        return Pool(application, server, self.options.workers, self.folder)
 
     def _compose(self, overrides: Sequence[str]) -> DictConfig:
         return self.context.config_loader.load_sweep_config(self.config, list(overrides))

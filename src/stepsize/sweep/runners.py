@@ -12,8 +12,8 @@ from hydra.plugins.launcher import Launcher
 
 from stepsize.sweep.command import quoted, threads
 from stepsize.sweep.fork_server import ForkServer, Job, Process, tail, wait
-from stepsize.sweep.job import Ended
-from stepsize.sweep.launch import Application, trial
+from stepsize.sweep.job import KNOWN, Ended, facts
+from stepsize.sweep.launch import call, trial
 from stepsize.sweep.plan import Claimed
 from stepsize.sweep.study import Study
 from stepsize.trial import VARIABLE
@@ -67,6 +67,9 @@ class Runner(Protocol):
     def stop(self, patience: float, hurry: Callable[[], bool]) -> list[tuple[Started, Ended | Failed]]:
         """Interrupt what runs, wait `patience` seconds or until in a hurry, end the rest; returns all that ran."""
 
+    def close(self) -> None:
+        """Leave no process behind."""
+
 
 def overrides(study: Study, claimed: Claimed, folder: Path) -> list[str]:
     """The words of a trial's run, its place in the sweep's folder among them."""
@@ -78,16 +81,14 @@ class Pool:
     """Workers of the fork server.
 
     Args:
-        application: what trials run.
-        server: makes the processes.
+        server: makes the processes, in which the application is there.
         workers: at once.
         folder: of the sweep.
     """
 
-    def __init__(self, application: Application, server: ForkServer, workers: int, folder: Path) -> None:
+    def __init__(self, server: ForkServer, workers: int, folder: Path) -> None:
         self.workers = workers
         self.folder = folder
-        self._application = application
         self._server = server
         self._free = list(range(workers))
         self._running: dict[Process, tuple[Started, int]] = {}
@@ -100,11 +101,11 @@ class Pool:
         folder = self.folder / claimed.folder
         set_aside(folder)
         alone = [*words, f"hydra.run.dir={quoted(folder)}"]  # what Lightning's further processes are started with
-        environment = {VARIABLE: f"{study.plan.name}:{claimed.number}"}
+        environment = {VARIABLE: f"{study.plan.name}:{claimed.number}", KNOWN: facts(claimed.params, study.attributes)}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot % len(self._gpus)]
         job = Job(
-            call=self._application.call(trial, alone, claimed.number),
+            call=call(trial, alone, claimed.number),
             output=folder / "output.log",
             argv=[sys.argv[0], *alone],
             environment=environment,
@@ -132,6 +133,10 @@ class Pool:
         while self._running:
             found += self.ended(1.0)
         return found
+
+    def close(self) -> None:
+        """End what waits for a trial."""
+        self._server.close()
 
     def _reap(self, process: Process) -> tuple[Started, Ended | Failed]:
         started, slot = self._running.pop(process)
@@ -189,6 +194,9 @@ class Batches:
         """Nothing runs between two batches."""
         batch, self._next = self._next, []
         return [(s, Failed("interrupted", interrupted=True)) for s in batch]
+
+    def close(self) -> None:
+        """The launcher looks after its own."""
 
 
 def set_aside(folder: Path) -> None:

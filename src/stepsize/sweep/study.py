@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stepsize.errors import ConfigError
@@ -18,6 +18,7 @@ from stepsize.sweep.fingerprint import changes, fingerprint
 from stepsize.sweep.liveness import is_gone, this_process
 from stepsize.sweep.plan import COUNTED, Claimed, Plan, best
 from stepsize.sweep.pruners import pruner
+from stepsize.sweep.reports import Reports, lasting, write
 from stepsize.sweep.space import Space
 from stepsize.sweep.widening import widening
 
@@ -51,7 +52,8 @@ class Study:
         for key, value in plan.about.items():
             if known.get(key) != value and not (key == "sweep" and fewer):  # what it was extended to stays true
                 self.study.set_user_attr(key, value)
-        self._widened: list[Mapping[str, Any]] = self.study.user_attrs.get("widened", [])
+        self.attributes: Mapping[str, Any] = self.study.user_attrs  # as they were when a trial was claimed last
+        self._widened: list[Mapping[str, Any]] = self.attributes.get("widened", [])
 
     def _check(self) -> None:
         before, now = self.study.user_attrs.get("fingerprint"), fingerprint(self.plan)
@@ -94,7 +96,8 @@ class Study:
         A trial waits until one process has changed its state to running; the storage lets only one do that. Two that
         find too few waiting at once may both add one: those beyond the target are left to wait.
         """
-        self._widened = self.study.user_attrs.get("widened", [])
+        self.attributes = self.study.user_attrs
+        self._widened = self.attributes.get("widened", [])
         alive = [t for t in self.trials() if t.state != TrialState.FAIL]
         for _ in range(self.target - len(alive)):
             self._storage.create_new_trial(self._id, template_trial=optuna.create_trial(state=TrialState.WAITING))
@@ -122,8 +125,8 @@ class Study:
 
     def _sampled(self, waiting: FrozenTrial) -> Claimed:
         trial_id, number = waiting._trial_id, waiting.number
-        self.beat(trial_id)
-        self._storage.set_trial_user_attr(trial_id, "runner", this_process())
+        folder = str(Path(self.plan.folder) / str(number))
+        write(self._storage, trial_id, {}, {"runner": this_process(), "folder": folder})
         fixed = self._fixed(waiting)
         if fixed:
             self._storage.set_trial_system_attr(trial_id, "fixed_params", fixed)
@@ -136,8 +139,6 @@ class Study:
             trial = Trial(self.study, trial_id)
             for name, distribution in self.space().items():
                 trial._suggest(name, distribution)
-        folder = str(Path(self.plan.folder) / str(number))
-        self._storage.set_trial_user_attr(trial_id, "folder", folder)
         return Claimed(trial, number, trial_id, dict(trial.params), folder)
 
     def _fixed(self, waiting: FrozenTrial) -> dict[str, Any]:
@@ -167,24 +168,30 @@ class Study:
             self.on_widened(event)
         return event is not None
 
-    def tell(self, claimed: Claimed, value: float, seconds: float, pruned: bool = False) -> None:
+    def tell(
+        self,
+        claimed: Claimed,
+        value: float,
+        seconds: float,
+        reports: Reports | None = None,
+        pruned: bool = False,
+    ) -> None:
         """A trial has ended with a value; where it was pruned, the value it has is the last that was reported."""
-        self.note(claimed, {"seconds": seconds})
+        self.note(claimed, {"seconds": seconds}, reports)
         if pruned:
             self.study.tell(claimed.number, state=TrialState.PRUNED, skip_if_finished=True)
         else:
             self.study.tell(claimed.number, value, skip_if_finished=True)
 
-    def tell_diverged(self, claimed: Claimed, reason: str, seconds: float) -> None:
+    def tell_diverged(self, claimed: Claimed, reason: str, seconds: float, reports: Reports | None = None) -> None:
         """A number was no longer finite: pruned, with the worst value there is.
 
         Told as failed it would not be counted, and the sampler would go back for more of the same.
         """
         worst = float("inf") if self.plan.mode == "min" else float("-inf")
-        reported = self._storage.get_trial(claimed.id).intermediate_values
-        with suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_intermediate_value(claimed.id, max(reported, default=0) + 1, worst)
-        self.note(claimed, {"seconds": seconds, "reason": reason, "diverged": True})
+        steps = {*self._storage.get_trial(claimed.id).intermediate_values, *(reports or {})}
+        reports = {**(reports or {}), max(steps, default=0) + 1: worst}
+        self.note(claimed, {"seconds": seconds, "reason": reason, "diverged": True}, reports)
         self.study.tell(claimed.number, state=TrialState.PRUNED, skip_if_finished=True)
 
     def tell_failed(self, claimed: Claimed, reason: str, seconds: float, retry: bool = False) -> bool:
@@ -216,19 +223,14 @@ class Study:
 
     def beat(self, trial_id: int) -> None:
         """Say that a trial is alive."""
-        self._heart().record_heartbeat(trial_id)
-
-    def _heart(self) -> RDBStorage:
-        heart = getattr(self._storage, "_backend", self._storage)  # behind Optuna's cache
-        assert isinstance(heart, RDBStorage)
-        return heart
+        lasting(self._storage).record_heartbeat(trial_id)
 
     def bury(self) -> int:
         """Fail the running trials whose worker is gone, and have each tried once more; returns how many there were."""
         running = [t for t in self.trials() if t.state == TrialState.RUNNING]
         if not running:
             return 0
-        stale = set(self._heart()._get_stale_trial_ids(self._id))
+        stale = set(lasting(self._storage)._get_stale_trial_ids(self._id))
         gone = [t._trial_id for t in running if t._trial_id in stale or is_gone(t.user_attrs.get("runner"))]
         return sum(self._fail(trial_id, "its worker was killed", retry=True, count=True) for trial_id in gone)
 
@@ -249,8 +251,7 @@ class Study:
                 RetryHeartbeatStaleTrialCallback(max_retry=1)(self.study, failed)
         return count or again
 
-    def note(self, claimed: Claimed, facts: Mapping[str, Any]) -> None:
-        """Keep facts of a trial with it."""
+    def note(self, claimed: Claimed, facts: Mapping[str, Any], reports: Reports | None = None) -> None:
+        """Keep facts of a trial with it, and what it reported and has not written itself: step to value."""
         with suppress(UpdateFinishedTrialError):  # taken for dead meanwhile, and given up
-            for key, value in facts.items():
-                self._storage.set_trial_user_attr(claimed.id, key, value)
+            write(self._storage, claimed.id, reports or {}, facts)
