@@ -47,8 +47,7 @@ def main() -> None:
         return time.perf_counter() - begun
 
     def state() -> dict[str, Any]:
-        ours = {"is_between_steps": False}
-        return {"global_step": 1, "model": network.state_dict(), "optimizer": optimizer.state_dict(), "stepsize": ours}
+        return {"model": network.state_dict(), "optimizer": optimizer.state_dict()}
 
     for _ in range(5):
         step()

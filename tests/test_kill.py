@@ -35,7 +35,7 @@ def test_a_killed_run_ends_as_one_that_was_not_and_never_loses_more_than_agreed(
 ) -> None:
     assert killed.returncode == 0, killed.stdout + killed.stderr
     assert re.search(rf"{KILLS} kills, 2 of python train.py; \d+ checkpoints loaded", killed.stdout)
-    assert re.search(r"[1-9]\d* runs ended as the uninterrupted one; 0 failures", killed.stdout)
+    assert re.search(r"[1-9]\d* killed runs ended as the uninterrupted one; 0 failures", killed.stdout)
 
 
 @pytest.mark.slow

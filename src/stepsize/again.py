@@ -55,7 +55,8 @@ def _started_with(path: Path) -> list[str]:
     folder = path if path.is_dir() else path.parent.parent
     record = folder / ".hydra" / "overrides.yaml"
     if record.is_file():
-        return [str(word) for word in OmegaConf.load(record)]
+        noted = OmegaConf.to_container(OmegaConf.load(record), resolve=False)
+        return [str(word) for word in noted] if isinstance(noted, list) else []
     if not path.is_file():
         return []
     from stepsize.checkpoint_files import read  # a checkpoint away from its run; this loads torch

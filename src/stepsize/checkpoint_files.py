@@ -97,7 +97,7 @@ class CheckpointFiles(CheckpointIO):
                 _name_too(partial, names["too"])
             os.replace(partial, path)
             _sync_folder(path.parent)
-            if not checkpoint["stepsize"]["is_between_steps"]:
+            if "before" in names:  # else it is one that no run goes on from by itself
                 self.written_step, self.written_at = checkpoint["global_step"], begun_at
         except (OSError, RuntimeError) as error:  # torch's writer raises the second, where the file system refuses
             cause = error if isinstance(error, OSError) else error.__context__

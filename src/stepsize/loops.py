@@ -52,6 +52,7 @@ class EpochLoop(_TrainingEpochLoop):
     def __init__(self, trainer: L.Trainer, min_steps: int | None = None, max_steps: int = -1) -> None:
         super().__init__(trainer, min_steps, max_steps)
         self.val_loop = ValidationLoop(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, False, False)
+        self._acting: list[ActsOnSteps] = []
         self._at_validation: dict[str, Any] = {}  # the random state with which the present validation began
         self._resumed: dict[str, Any] | None = None
 
@@ -65,6 +66,7 @@ class EpochLoop(_TrainingEpochLoop):
 
     def reset(self) -> None:
         """Begin an epoch, or go on within one with the counters as they were saved."""
+        self._acting = [c for c in self.trainer.callbacks if isinstance(c, ActsOnSteps)]
         if not self.restarting:
             super().reset()
 
@@ -76,15 +78,17 @@ class EpochLoop(_TrainingEpochLoop):
             return
         self._skip_next_val = self.val_loop.ended
         self.val_loop.restarting = False  # a validation that was interrupted begins again
-        self.val_loop.batch_progress.total.reset_on_restart()
+        validated = self.val_loop.batch_progress
+        validated.total.reset_on_restart()
+        if validated.current.ready > validated.current.completed:  # within it, so what it did does not count
+            validated.total.increment_by(-validated.current.completed)
         self._restore()
 
     def on_advance_end(self, data_fetcher: Any) -> None:
         """Let callbacks act on the step, then validate where that is due."""
         if not self.restarting and not self._should_accumulate():
-            for callback in self.trainer.callbacks:
-                if isinstance(callback, ActsOnSteps):
-                    callback.on_step_end(self.trainer)
+            for callback in self._acting:
+                callback.on_step_end(self.trainer)
         if self._should_check_val_fx(data_fetcher):
             self._at_validation = random_state.current(self.trainer.strategy.root_device)
         super().on_advance_end(data_fetcher)

@@ -134,7 +134,8 @@ def test_a_save_that_fails_ends_the_run_and_leaves_the_one_before_whole(
 class Saves:
     """A trainer that notes at which steps it is asked to save."""
 
-    world_size, max_steps = 1, -1
+    world_size, max_steps, is_last_batch = 1, -1, False
+    loggers: tuple[Any, ...] = ()
     callbacks: tuple[Any, ...] = ()
 
     def __init__(self, folder: Path, **options: Any) -> None:

@@ -39,17 +39,18 @@ class AveragedWeights(L.Callback):
 
     def __init__(self) -> None:
         self._trains = False  # whether a batch has begun since the average was put in
+        self._is_measured = False  # whether BatchNorm's statistics are those of the average that is to be evaluated
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Go on training; the optimizer knows by its own state whether anything is to be done."""
         _train(trainer)
-        self._trains = True
+        self._trains, self._is_measured = True, False
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluate the average, unless it is a checkpoint that is evaluated."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        """Evaluate the average, unless it is a checkpoint that is evaluated, or a check before training."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._average(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -69,9 +70,9 @@ class AveragedWeights(L.Callback):
 
     def _average(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         _eval(trainer)
-        if self._trains and batch_norm.running(pl_module):
+        if not self._is_measured and batch_norm.running(pl_module):
             _measure(trainer, pl_module)
-        self._trains = False
+        self._trains, self._is_measured = False, True
 
 
 def _apart(saved: Mapping[str, Any]) -> dict[str, Any]:

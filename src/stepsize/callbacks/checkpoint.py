@@ -81,7 +81,7 @@ class Checkpoint(LightningCheckpoint):
     def on_step_end(self, trainer: L.Trainer) -> None:
         """Save where it is time for it, and wait where too much would be lost."""
         self.files.look()
-        due, late = self._is_owed, False
+        due, late = self._is_owed or _ends(trainer), False
         if self.every_n_steps is not None:
             due = due or trainer.global_step % max(1, self.every_n_steps // 2) == 0
         if self.every_seconds is not None:
@@ -149,3 +149,14 @@ class Checkpoint(LightningCheckpoint):
         """End a run that another callback had ended, such as early stopping, unless that one is another now."""
         ours = checkpoint["stepsize"]
         trainer.should_stop = ours.get("stops", False) and ours["config"].get("callbacks") == self.config["callbacks"]
+
+
+def _ends(trainer: L.Trainer) -> bool:
+    """Whether this is the last step of all epochs, and no validation follows after which it would be saved."""
+    if not trainer.is_last_batch:
+        return False
+    loop = trainer.fit_loop
+    if loop.epoch_progress.current.processed + 1 != loop.max_epochs:
+        return False
+    assert loop._data_fetcher is not None
+    return not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

@@ -13,6 +13,7 @@ from stepsize.callbacks.non_finite import GRADIENT, LOSS, Watch, not_finite
 from stepsize.callbacks.skipping import Skipping
 from stepsize.errors import TrainingStoppedError
 from stepsize.lr_scheduler import ScheduledLR
+from stepsize.schedules.observer import observer
 
 _CURVE_POINTS = 200  # enough for a smooth line; each costs 50 microseconds to write
 _WATCH_EVERY = 100  # steps between two looks at the losses where nothing is to be logged
@@ -62,8 +63,8 @@ class Monitor(L.Callback):
         self._logger = trainer.logger if trainer.log_every_n_steps else None  # type: ignore[attr-defined]
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         assert isinstance(scheduler, ScheduledLR)
-        if self._logger is None or scheduler.horizon is None:
-            return
+        if self._logger is None or scheduler.horizon is None or observer(scheduler.schedule) is not None:
+            return  # without an end, or by metrics that nobody knows yet, there is no curve to draw
         stride = max(1, scheduler.horizon // _CURVE_POINTS)
         for step in sorted({*range(0, scheduler.horizon, stride), scheduler.horizon - 1}):
             if step >= trainer.global_step:
