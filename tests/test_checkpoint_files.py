@@ -118,7 +118,7 @@ def test_the_file_and_its_name_are_on_the_disk_before_the_next_is_begun(
     files = CheckpointFiles()
     save(files, last, 1)
     save(files, last, 2, best=True)
-    assert done == ["file", "last.ckpt", "folder", "file", "previous.ckpt", "last.ckpt", "best.ckpt", "folder"]
+    assert done == ["file", "last.ckpt", "folder", "file", "previous.ckpt", "best.ckpt", "last.ckpt", "folder"]
 
 
 @pytest.mark.parametrize(

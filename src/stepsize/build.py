@@ -1,7 +1,6 @@
 """From a composed config to objects: the one caller of `hydra.utils.instantiate`."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,26 +8,24 @@ from typing import Any, NamedTuple
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
 from stepsize import loops, trial
+from stepsize.blame import blame
 from stepsize.callbacks.interruption import Interruption
 from stepsize.callbacks.objective import Objective
 from stepsize.callbacks.reporting import Reporting
 from stepsize.errors import ConfigError
 from stepsize.no_profiler import NoProfiler
 from stepsize.optimizer_arguments import arguments
-from stepsize.schedules.horizon import HorizonError
 from stepsize.schedules.schedule import Schedule
 from stepsize.schedules.warmup import warmup
 from stepsize.signals import Signals
-from stepsize.signature import UnknownTargetError, load
+from stepsize.signature import load
 from stepsize.task import Task
 
 WARMUP = ("warmup_steps", "warmup_fraction")
@@ -233,23 +230,3 @@ def target(cfg: DictConfig, group: str) -> Any:
         raise ConfigError(f"{group}: a run needs one; set {group}=WORD, python train.py --help lists the words")
     with blame(group):
         return load(cfg[group]._target_)
-
-
-@contextmanager
-def blame(key: str) -> Iterator[None]:
-    """Turn what a constructor refuses into an answer that names the config key."""
-    try:
-        yield
-    except InstantiationException as error:
-        reason = error.__cause__ or error
-        if not isinstance(reason, (ValueError, TypeError, MisconfigurationException, InstantiationException)):
-            raise
-        raise ConfigError(f"{key}: {_reason(reason)}") from error
-    except ConfigError:
-        raise
-    except (HorizonError, UnknownTargetError, ValueError, TypeError, MisconfigurationException) as error:
-        raise ConfigError(f"{key}: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    return str(error).split("\nfull_key:")[0]

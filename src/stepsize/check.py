@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import LBFGS, Optimizer
 
 from stepsize import build, resume, trained
-from stepsize.build import blame, target
+from stepsize.blame import blame
+from stepsize.build import target
 from stepsize.callbacks.monitor import Monitor
 from stepsize.config import Work
 from stepsize.errors import ConfigError, suggestion

@@ -156,7 +156,7 @@ def _ends(trainer: L.Trainer) -> bool:
     if not trainer.is_last_batch:
         return False
     loop = trainer.fit_loop
-    if loop.epoch_progress.current.processed + 1 != loop.max_epochs:
+    if trainer.current_epoch + 1 != loop.max_epochs:
         return False
     assert loop._data_fetcher is not None
     return not loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
