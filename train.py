@@ -3,9 +3,9 @@
 import hydra
 from omegaconf import DictConfig
 
-from stepsize.again import with_words_of_the_run
 from stepsize.answers import one_line_errors
 from stepsize.config import register
+from stepsize.resume.again import with_words_of_the_run
 
 register()
 

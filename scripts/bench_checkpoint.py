@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from stepsize.checkpoint_files import CheckpointFiles, _copied
+from stepsize.resume.checkpoint_files import CheckpointFiles, _copied
 
 
 def main() -> None:

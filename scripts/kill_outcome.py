@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.util.tensor_util import make_ndarray
 
-from stepsize.checkpoint_files import read
+from stepsize.resume.checkpoint_files import read
 
 NAMES = ("last.ckpt", "previous.ckpt", "best.ckpt")
 _OF_A_COMMAND = ("stepsize.words", "stepsize.config")  # with the folder and the probe

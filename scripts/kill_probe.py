@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 
 from stepsize.callbacks.checkpoint import Checkpoint
-from stepsize.checkpoint_files import CheckpointFiles
+from stepsize.resume.checkpoint_files import CheckpointFiles
 
 
 class Activity(IntEnum):

@@ -17,7 +17,8 @@ UNCONFIGURED = [
     *PLAIN,
     SOURCE / "param_groups.py",
     *LIGHTNING,
-    *(SOURCE / f"{name}.py" for name in ("task", "tensorboard", "event_files", "csv_log")),
+    *sorted((SOURCE / "loggers").rglob("*.py")),
+    SOURCE / "task.py",
 ]
 # what composes and builds: nothing that it builds may know of it
 BUILDERS = {"answers", "build", "check", "config", "optimizer_arguments", "preflight", "result", "run", "signature"}

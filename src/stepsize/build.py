@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from stepsize import loops, trial
+from stepsize import trial
 from stepsize.blame import blame
 from stepsize.callbacks.interruption import Interruption
 from stepsize.callbacks.objective import Objective
@@ -22,9 +22,10 @@ from stepsize.callbacks.reporting import Reporting
 from stepsize.errors import ConfigError
 from stepsize.no_profiler import NoProfiler
 from stepsize.optimizer_arguments import arguments
+from stepsize.resume import loops
+from stepsize.resume.signals import Signals
 from stepsize.schedules.schedule import Schedule
 from stepsize.schedules.warmup import warmup
-from stepsize.signals import Signals
 from stepsize.signature import load
 from stepsize.task import Task
 

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 from torch.optim import LBFGS, Optimizer
 
-from stepsize import build, resume, trained
+from stepsize import build, trained
 from stepsize.blame import blame
 from stepsize.build import target
 from stepsize.callbacks.monitor import Monitor
@@ -20,6 +20,7 @@ from stepsize.metrics import better
 from stepsize.optimizer_arguments import FP16
 from stepsize.param_groups import param_groups, read_patterns
 from stepsize.preflight import holds_a_run
+from stepsize.resume.start import start
 
 
 def check(cfg: DictConfig) -> None:
@@ -37,7 +38,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.mode == Work.test:
         _check_test(cfg)
     else:
-        resume.start(cfg, Path(cfg.run_dir))
+        start(cfg, Path(cfg.run_dir))
     _check_optimizer(cfg)
     multiplier = build.schedule(cfg)
     if cfg.trainer.max_epochs == -1 and cfg.trainer.max_steps == -1:

@@ -21,14 +21,14 @@ from stepsize.data import DATA
 from stepsize.metrics import better
 from stepsize.models import MODELS
 from stepsize.optimizers import OPTIMIZERS
-from stepsize.run_folder import run_folder
+from stepsize.resume.run_folder import run_folder
 from stepsize.schedules import SCHEDULES
 from stepsize.signature import parameters
 from stepsize.sweep.options import Options
 
 LOGGERS = {
-    "tensorboard": "stepsize.tensorboard.TensorBoard",
-    "csv": "stepsize.csv_log.Table",
+    "tensorboard": "stepsize.loggers.tensorboard.TensorBoard",
+    "csv": "stepsize.loggers.table.Table",
 }
 CALLBACKS = {
     "checkpoint": "stepsize.callbacks.checkpoint.Checkpoint",

@@ -12,16 +12,17 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from stepsize import build, resume, trained, trial
+from stepsize import build, trained, trial
 from stepsize.callbacks.objective import Objective
 from stepsize.check import check
 from stepsize.config import Work
-from stepsize.csv_log import Table
-from stepsize.interrupted import interruptions_explained
+from stepsize.loggers.table import Table
+from stepsize.loggers.tensorboard import TensorBoard
 from stepsize.preflight import refuse_used
 from stepsize.result import recorded
-from stepsize.tensorboard import TensorBoard
-from stepsize.unwritable import unwritable_explained
+from stepsize.resume.interrupted import interruptions_explained
+from stepsize.resume.start import changes, keep_best, start
+from stepsize.resume.unwritable import unwritable_explained
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +62,11 @@ def train(cfg: DictConfig) -> float:
 
     trainer, task, data, objective = build.assemble(cfg, folder)
     torch.manual_seed(cfg.seed + trainer.global_rank)  # networks start equal; dropout differs from process to process
-    begun = resume.start(cfg, folder)
+    begun = start(cfg, folder)
     if begun is not None and trainer.is_global_zero:
-        resume.keep_best(begun, folder)
+        keep_best(begun, folder)
         log.info("goes on from %s, at step %s", os.path.relpath(begun.path), begun.step)
-        for change in resume.changes(cfg, begun):
+        for change in changes(cfg, begun):
             log.info("%s", change)
     if isinstance(trainer.logger, TensorBoard | Table):
         trainer.logger.go_on_from(begun.step if begun else 0)

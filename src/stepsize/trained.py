@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from stepsize import build
-from stepsize.checkpoint_files import read
 from stepsize.data import DATA
 from stepsize.differences import differences
 from stepsize.errors import ConfigError
 from stepsize.models import MODELS
-from stepsize.run_folder import latest
+from stepsize.resume.checkpoint_files import read
+from stepsize.resume.run_folder import latest
 
 _FREE = ("data.root", "data.batch_size")  # what may differ where a network is tested again
 _PREFIX = "network."  # the task's attribute

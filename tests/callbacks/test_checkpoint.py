@@ -12,10 +12,10 @@ from torch import Tensor
 
 import stepsize
 from stepsize import build
-from stepsize.agreement import Agreement
 from stepsize.callbacks.checkpoint import Checkpoint
 from stepsize.callbacks.objective import Objective
 from stepsize.errors import CheckpointError, TrainingStoppedError
+from stepsize.resume.agreement import Agreement
 from stepsize.run import train
 from stepsize.schedules import constant
 

@@ -14,8 +14,8 @@ from stepsize.callbacks.checkpoint import Checkpoint
 from stepsize.callbacks.monitor import Monitor
 from stepsize.callbacks.objective import Objective
 from stepsize.errors import TrainingStoppedError
-from stepsize.loops import install
 from stepsize.param_groups import param_groups
+from stepsize.resume.loops import install
 from stepsize.schedules.linear import linear
 from stepsize.task import Task
 

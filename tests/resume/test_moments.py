@@ -7,8 +7,8 @@ import pytest
 import torch
 from cutting import Cut, Run, assert_same, composed
 
-from stepsize import resume
 from stepsize.errors import ConfigError
+from stepsize.resume.start import start
 
 Made = Callable[..., Run]
 WORDS = ("model.dropout=0.3", "optimizer.lr=0.01", "data.crop_padding=1", "trainer.max_epochs=3")
@@ -75,7 +75,7 @@ def test_a_best_checkpoint_amid_an_accumulation_is_refused_for_going_on(whole: M
     assert torch.load(best, weights_only=True)["stepsize"]["is_between_steps"]
     cfg = composed(words, tmp_path / "run", str(best))
     with pytest.raises(ConfigError, match=r"amid the accumulation of a step.*go on from last\.ckpt"):
-        resume.start(cfg, tmp_path / "run")
+        start(cfg, tmp_path / "run")
 
 
 def test_a_run_cut_off_at_its_last_step_after_which_nothing_is_validated_ends_as_one_that_was_not(

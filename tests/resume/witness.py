@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
 
-from stepsize import random_state
+from stepsize.resume import random_state
 
 
 class Seen(NamedTuple):

@@ -10,11 +10,11 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 
 import stepsize
-from stepsize.agreement import Agreement
 from stepsize.callbacks.hooks import Watches
 from stepsize.callbacks.objective import Objective
-from stepsize.checkpoint_files import FORMAT, CheckpointFiles
 from stepsize.errors import CheckpointError
+from stepsize.resume.agreement import Agreement
+from stepsize.resume.checkpoint_files import FORMAT, CheckpointFiles
 
 
 class Checkpoint(LightningCheckpoint):

@@ -5,10 +5,10 @@ from typing import Any
 import lightning as L
 import torch
 
-from stepsize.agreement import Agreement
 from stepsize.callbacks.checkpoint import Checkpoint
 from stepsize.errors import RunInterrupted
-from stepsize.signals import Signals
+from stepsize.resume.agreement import Agreement
+from stepsize.resume.signals import Signals
 
 
 class Interruption(L.Callback):

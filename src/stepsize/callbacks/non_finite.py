@@ -7,9 +7,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from stepsize.checkpoint_files import CheckpointFiles
 from stepsize.errors import CheckpointError, TrainingStoppedError, suggestion
 from stepsize.lr_scheduler import ScheduledLR
+from stepsize.resume.checkpoint_files import CheckpointFiles
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 import stepsize
-from stepsize.checkpoint_files import CheckpointFiles, read
 from stepsize.errors import CheckpointError, ConfigError
+from stepsize.resume.checkpoint_files import CheckpointFiles, read
 
 
 def content(step: int, size: int = 10, **more: Any) -> dict[str, Any]:
@@ -150,7 +150,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from test_checkpoint_files import content, save
-from stepsize.checkpoint_files import CheckpointFiles
+from stepsize.resume.checkpoint_files import CheckpointFiles
 last, files = Path(sys.argv[1]), CheckpointFiles()
 save(files, last, 1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -14,8 +14,8 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer.states import RunningStage, TrainerFn
 from torch import distributed
 
-from stepsize import random_state
 from stepsize.callbacks.hooks import ActsOnSteps, KnowsItsProcess
+from stepsize.resume import random_state
 
 
 def install(trainer: L.Trainer) -> None:

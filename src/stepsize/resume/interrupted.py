@@ -14,7 +14,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from stepsize.errors import RunInterrupted
-from stepsize.signals import Signals
+from stepsize.resume.signals import Signals
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
 from stepsize import event_files
-from stepsize.event_files import keep_until
+from stepsize.loggers.event_files import keep_until
 
 
 def write(folder: Path, *points: tuple[str, int]) -> Path:

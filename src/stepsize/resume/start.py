@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from stepsize.checkpoint_files import read
 from stepsize.differences import differences
 from stepsize.errors import ConfigError
+from stepsize.resume.checkpoint_files import read
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from stepsize.build import plain
 from stepsize.errors import ConfigError
-from stepsize.resume import changes, keep_best, start
+from stepsize.resume.start import changes, keep_best, start
 
 Composed = Callable[..., DictConfig]
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from stepsize.again import words
 from stepsize.errors import ConfigError
+from stepsize.resume.again import words
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 # 33 steps an epoch; neither losses nor checkpoints fall on its end alone
 WORDS = (
     "trainer.accelerator=cpu",

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from stepsize.checkpoint_files import CheckpointFiles, read
 from stepsize.config import CONF
+from stepsize.resume.checkpoint_files import CheckpointFiles, read
 
 SCRIPT = CONF.parent / "scripts" / "kill_test.py"
 KILLS = 40

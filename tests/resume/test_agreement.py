@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stepsize import agreement
-from stepsize.agreement import Agreement
+from stepsize.resume.agreement import Agreement
 
 
 class Together:

@@ -59,7 +59,7 @@ def _started_with(path: Path) -> list[str]:
         return [str(word) for word in noted] if isinstance(noted, list) else []
     if not path.is_file():
         return []
-    from stepsize.checkpoint_files import read  # a checkpoint away from its run; this loads torch
+    from stepsize.resume.checkpoint_files import read  # a checkpoint away from its run; this loads torch
 
     try:
         return [str(word) for word in read(path)["stepsize"].get("words", ())]

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from stepsize.errors import ConfigError
-from stepsize.run_folder import latest, run_folder
+from stepsize.resume.run_folder import latest, run_folder
 
 
 def saved(folder: Path, time: int) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig
 
-from stepsize.csv_log import Table
+from stepsize.loggers.table import Table
 from stepsize.run import train
 
 Composed = Callable[..., DictConfig]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from stepsize import random_state
+from stepsize.resume import random_state
 
 CPU = torch.device("cpu")
 

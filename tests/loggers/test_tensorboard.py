@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator as ServersAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from stepsize.loggers.tensorboard import TensorBoard
 from stepsize.run import train
-from stepsize.tensorboard import TensorBoard
 
 Composed = Callable[..., DictConfig]
 WORDS = ("trainer.accelerator=cpu", "trainer.max_epochs=2", "trainer.log_every_n_steps=10", "optimizer.lr=0.01")

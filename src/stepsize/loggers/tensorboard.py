@@ -8,7 +8,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch.utils.tensorboard.summary import hparams
 
-from stepsize.event_files import keep_until
+from stepsize.loggers.event_files import keep_until
 
 
 class TensorBoard(TensorBoardLogger):

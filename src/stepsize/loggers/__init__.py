@@ -1,0 +1,1 @@
+"""What a run logs, and how a run that is continued goes on logging."""
