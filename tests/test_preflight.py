@@ -56,6 +56,16 @@ def test_resuming_allows_the_folder_of_a_run(tmp_path: Path) -> None:
     refuse_used(tmp_path, str(tmp_path))
 
 
+@pytest.mark.parametrize("resume", ["auto", "latest", "{}/checkpoints/last.ckpt", "{}/"])
+def test_continuing_the_run_of_a_folder_is_allowed_there(used: Path, resume: str) -> None:
+    refuse_used(used, resume.format(used))
+
+
+def test_continuing_another_run_is_refused_in_the_folder_of_one(used: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds a run already"):
+        refuse_used(used, str(tmp_path / "other" / "checkpoints" / "last.ckpt"))
+
+
 def test_a_folder_that_does_not_exist_is_allowed(tmp_path: Path) -> None:
     refuse_used(tmp_path / "new", None)
 

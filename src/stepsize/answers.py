@@ -96,6 +96,8 @@ def answer(error: BaseException) -> str | None:
 def _composition(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     match cause:
+        case OmegaConfBaseException() if isinstance(cause.__cause__, ConfigError):  # of a resolver of ours
+            return _one_line(str(cause.__cause__))
         case ConfigAttributeError() | ConfigKeyError() if cause.parent_node is not None:
             key = str(cause.key)
             deeper = [f"{group}.{key}" for group, node in _groups(cause.parent_node) if key in node]

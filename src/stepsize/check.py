@@ -12,7 +12,9 @@ from torch.optim import LBFGS, Optimizer
 from stepsize import build, trained
 from stepsize.blame import blame
 from stepsize.build import target
+from stepsize.callbacks.checkpoint import Checkpoint
 from stepsize.callbacks.monitor import Monitor
+from stepsize.callbacks.objective import Objective
 from stepsize.config import Work
 from stepsize.errors import ConfigError, suggestion
 from stepsize.evaluations import evaluates_again
@@ -38,7 +40,8 @@ def check(cfg: DictConfig) -> None:
     if cfg.mode == Work.test:
         _check_test(cfg)
     else:
-        start(cfg, Path(cfg.run_dir))
+        _check_resume(cfg)
+    _check_checkpoint(cfg)
     _check_optimizer(cfg)
     multiplier = build.schedule(cfg)
     if cfg.trainer.max_epochs == -1 and cfg.trainer.max_steps == -1:
@@ -52,6 +55,24 @@ def _check_test(cfg: DictConfig) -> None:
     trained.to_test(cfg)
     if holds_a_run(Path(cfg.run_dir)):
         raise ConfigError(f"run_dir={cfg.run_dir}: holds a run already; mode=test writes into a folder of its own")
+
+
+def _check_resume(cfg: DictConfig) -> None:
+    is_one_of_many = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if is_one_of_many and cfg.resume in ("auto", "latest"):
+        raise ConfigError(
+            f"resume={cfg.resume}: with -m each run has a folder of its own; continue one by resume= and its folder"
+        )
+    start(cfg, Path(cfg.run_dir))
+
+
+def _check_checkpoint(cfg: DictConfig) -> None:
+    chosen = (cfg.callbacks or {}).get("checkpoint")
+    if chosen is None or "every_n_steps" not in chosen:
+        return
+    objective = Objective(cfg.objective.metric, str(cfg.objective.mode))
+    with blame("callbacks.checkpoint"):
+        Checkpoint("", {}, [], objective, every_n_steps=chosen.every_n_steps, every_minutes=chosen.every_minutes)
 
 
 def _check_ranges(cfg: DictConfig) -> None:

@@ -40,8 +40,9 @@ class Preflight(Callback):
         """Answer an error of the run itself here: Hydra would put a line of its own before it."""
         job: JobReturn = kwargs["job_return"]
         if job.status == JobStatus.FAILED:
-            if isinstance(job._return_value, ConfigError):
-                remove_traces(Path(config.hydra.runtime.output_dir))
+            folder = Path(config.hydra.runtime.output_dir)
+            if isinstance(job._return_value, ConfigError) and not holds_a_run(folder):
+                remove_traces(folder)
             leave(job._return_value)
 
 
@@ -65,9 +66,13 @@ def refuse_used(folder: Path, resume: str | None) -> None:
     """Refuse to write a run over another.
 
     Raises:
-        ConfigError: the folder holds a run, and `resume` does not say to continue it.
+        ConfigError: the folder holds a run, and `resume` does not say to continue that one.
     """
-    if resume is None and holds_a_run(folder):
+    there = folder.resolve()
+    continued = {there, there / "checkpoints"}
+    if resume in ("auto", "latest") or (resume and {Path(resume).resolve(), Path(resume).resolve().parent} & continued):
+        return
+    if holds_a_run(folder):
         raise ConfigError(f"run_dir={folder}: holds a run already; choose another folder, or resume={folder}")
 
 

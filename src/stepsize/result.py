@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import lightning as L
 
 from stepsize.callbacks.monitor import Monitor
 from stepsize.callbacks.objective import Objective
+from stepsize.data.files import whole_file
 from stepsize.errors import RunInterrupted, TrainingStoppedError
 
 
@@ -101,9 +101,8 @@ def recorded(
 
 def _write(path: Path, result: dict[str, Any]) -> None:
     """Whole or not at all; what is not finite becomes null, which JSON can say."""
-    partial = path.with_suffix(".tmp")
-    partial.write_text(json.dumps(_finite(result), indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    with whole_file(path) as file:
+        file.write((json.dumps(_finite(result), indent=2) + "\n").encode())
 
 
 def _finite(value: Any) -> Any:

@@ -145,7 +145,7 @@ class Saves:
         self.callback._clock = Agreement(self)  # type: ignore[arg-type]
         self.callback.on_train_start(self, None)  # type: ignore[arg-type]
 
-    def save_checkpoint(self, path: Path, weights_only: bool, storage_options: Any) -> None:
+    def save_checkpoint(self, path: Path, weights_only: bool) -> None:
         self.saved.append(self.global_step)
 
     def step(self) -> None:

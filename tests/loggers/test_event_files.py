@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_file_loader import RawEventFileL
 from tensorboard.compat.proto.event_pb2 import Event
 from torch.utils.tensorboard import SummaryWriter
 
-from stepsize import event_files
+from stepsize.loggers import event_files
 from stepsize.loggers.event_files import keep_until
 
 

@@ -7,14 +7,19 @@ from stepsize.errors import ConfigError
 from stepsize.resume.again import words
 
 
+def save(path: Path, *words: str) -> Path:
+    """A checkpoint of a run that was started with these words."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ours = {"format": 1, "version": "0", "config": {}, "words": list(words)}
+    torch.save({"global_step": 1, "epoch": 0, "stepsize": ours}, path)
+    return path
+
+
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The folder of a run, in which Hydra noted what was typed."""
-    folder = tmp_path / "old"
-    (folder / ".hydra").mkdir(parents=True)
-    noted = "- optimizer=lion\n- optimizer.lr=0.01\n- trainer.max_epochs=3\n- +callbacks.more=null\n- run_dir=old\n"
-    (folder / ".hydra" / "overrides.yaml").write_text(noted)
-    return folder
+    """The folder of a run."""
+    words = ("optimizer=lion", "optimizer.lr=0.01", "trainer.max_epochs=3", "+callbacks.more=null", "run_dir=old")
+    return save(tmp_path / "old" / "checkpoints" / "last.ckpt", *words).parents[1]
 
 
 def test_what_was_typed_for_the_run_holds_again(old: Path) -> None:
@@ -42,21 +47,30 @@ def test_a_key_is_known_however_it_is_marked(old: Path) -> None:
     assert "+callbacks.more=null" not in words([f"resume={old}", "~callbacks.more"])
 
 
-def test_words_of_one_start_are_not_repeated(old: Path) -> None:
-    record = old / ".hydra" / "overrides.yaml"
-    record.write_text(
-        "- resume=older\n- mode=test\n- run_dir=x\n- hydra.verbose=true\n- hydra/launcher=basic\n- seed=1\n"
+def test_words_of_one_start_are_not_repeated(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "x.ckpt",
+        "resume=older",
+        "mode=test",
+        "run_dir=x",
+        "hydra.verbose=true",
+        "hydra/launcher=basic",
+        "a=1",
     )
-    assert words([f"resume={old}"]) == ["seed=1", f"resume={old}"]
+    assert words([f"resume={path}"]) == ["a=1", f"resume={path}"]
 
 
-@pytest.mark.parametrize("name", ["checkpoints/last.ckpt", "elsewhere.ckpt"])
-def test_a_checkpoint_says_it_too(old: Path, name: str) -> None:
-    (old / ".hydra" / "overrides.yaml").unlink()
-    (old / "checkpoints").mkdir()
-    path = old / name
-    torch.save({"stepsize": {"format": 1, "version": "0", "config": {}, "words": ["seed=7"]}}, path)
-    assert words([f"resume={path}"]) == ["seed=7", f"resume={path}"]
+@pytest.mark.parametrize("mark", ["resume=", "+resume=", "++resume="])
+@pytest.mark.parametrize("quote", ["", "'"])
+def test_a_checkpoint_says_it_too_however_it_is_named(tmp_path: Path, mark: str, quote: str) -> None:
+    typed = f"{mark}{quote}{save(tmp_path / 'elsewhere.ckpt', 'seed=7')}{quote}"
+    assert words([typed]) == ["seed=7", typed]
+
+
+def test_where_the_last_checkpoint_is_damaged_the_one_before_says_it(old: Path) -> None:
+    save(old / "checkpoints" / "previous.ckpt", "seed=7")
+    (old / "checkpoints" / "last.ckpt").write_bytes(b"half")
+    assert words([f"resume={old}"]) == ["seed=7", f"resume={old}"]
 
 
 @pytest.mark.parametrize(
@@ -73,17 +87,25 @@ def test_nothing_is_added_to_several_runs(old: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "word", ["+callbacks.x={_target_: os.system}", "optimizer._target_=some.Class", "name=${oc.env:HOME}"]
+    "word",
+    [
+        "+callbacks.x={_target_: os.system}",
+        "optimizer._target_=some.Class",
+        "name=${oc.env:HOME}",
+        "--config-dir=theirs",
+        "-cp=theirs",
+        "-m",
+    ],
 )
-def test_what_a_file_would_have_called_is_to_be_typed_again(old: Path, word: str) -> None:
-    (old / ".hydra" / "overrides.yaml").write_text(f"- seed=1\n- '{word}'\n")
-    with pytest.raises(ConfigError, match="calls what a file names; type it again if you trust"):
-        words([f"resume={old}"])
+def test_what_would_have_a_file_s_code_run_is_to_be_typed_again(tmp_path: Path, word: str) -> None:
+    path = save(tmp_path / "file.ckpt", "seed=1", word)
+    with pytest.raises(ConfigError, match="has code that a file names run; type it again if you trust"):
+        words([f"resume={path}"])
 
 
-def test_what_is_called_may_be_typed_again(old: Path) -> None:
-    (old / ".hydra" / "overrides.yaml").write_text("- optimizer=custom\n- optimizer._target_=some.Class\n")
-    typed = [f"resume={old}", "optimizer._target_=some.Class"]
+def test_what_is_called_may_be_typed_again(tmp_path: Path) -> None:
+    path = save(tmp_path / "file.ckpt", "optimizer=custom", "optimizer._target_=some.Class")
+    typed = [f"resume={path}", "optimizer._target_=some.Class"]
     assert words(typed) == ["optimizer=custom", *typed]
 
 

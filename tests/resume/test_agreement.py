@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from stepsize import agreement
+from stepsize.resume import agreement
 from stepsize.resume.agreement import Agreement
 
 

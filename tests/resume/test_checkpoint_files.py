@@ -19,7 +19,12 @@ from stepsize.resume.checkpoint_files import CheckpointFiles, read
 
 def content(step: int, size: int = 10, **more: Any) -> dict[str, Any]:
     ours = {"format": 1, "version": stepsize.__version__, "config": {}, "is_between_steps": False}
-    return {"global_step": step, "state_dict": {"w": torch.full((size,), float(step))}, "stepsize": ours | more}
+    return {
+        "global_step": step,
+        "epoch": 0,
+        "state_dict": {"w": torch.full((size,), float(step))},
+        "stepsize": ours | more,
+    }
 
 
 @pytest.fixture
@@ -28,8 +33,8 @@ def last(tmp_path: Path) -> Path:
 
 
 def save(files: CheckpointFiles, path: Path, step: int, *, best: bool = False) -> None:
-    names = {"before": path.with_name("previous.ckpt")} | ({"too": path.with_name("best.ckpt")} if best else {})
-    files.save_checkpoint(content(step), path, names)
+    files.names = {"before": path.with_name("previous.ckpt")} | ({"too": path.with_name("best.ckpt")} if best else {})
+    files.save_checkpoint(content(step), path)
     files.wait()
 
 
@@ -155,7 +160,7 @@ last, files = Path(sys.argv[1]), CheckpointFiles()
 save(files, last, 1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-files.save_checkpoint(content(2, size=1_000_000), last, {})
+files.save_checkpoint(content(2, size=1_000_000), last)
 files.wait()
 """
 
@@ -225,7 +230,22 @@ def test_a_file_that_is_not_there_is_refused(last: Path) -> None:
         read(last)
 
 
-@pytest.mark.parametrize("stranger", [{}, {"state_dict": {}}, [1, 2], {"stepsize": {"version": "1"}}], ids=str)
+OURS = {"format": 1, "version": "1", "config": {}}
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        {},
+        {"state_dict": {}},
+        [1, 2],
+        {"stepsize": {"version": "1"}},
+        {"stepsize": OURS | {"format": "z"}, "global_step": 1, "epoch": 0},
+        {"stepsize": OURS},
+        {"stepsize": OURS | {"config": None}, "global_step": 1, "epoch": 0},
+    ],
+    ids=str,
+)
 def test_another_programs_file_is_refused(last: Path, stranger: Any) -> None:
     torch.save(stranger, last)
     with pytest.raises(ConfigError, match="no checkpoint of this recipe"):

@@ -77,11 +77,11 @@ def die_before(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     return arm
 
 
-def write(folder: Path, step: int) -> None:
-    """A checkpoint that is the best so far."""
-    ours = {"format": 1, "version": "0", "config": {}, "is_between_steps": False}
-    names = {"before": folder / "previous.ckpt", "too": folder / "best.ckpt"}
-    CheckpointFiles()._write({"global_step": step, "stepsize": ours}, folder / "last.ckpt", names)
+def write(folder: Path, step: int, *, best: bool = True) -> None:
+    """A checkpoint; the best so far."""
+    ours = {"format": 1, "version": "0", "config": {}}
+    names = {"before": folder / "previous.ckpt"} | ({"too": folder / "best.ckpt"} if best else {})
+    CheckpointFiles()._write({"global_step": step, "epoch": 0, "stepsize": ours}, folder / "last.ckpt", names)
 
 
 @pytest.mark.parametrize("calls", range(CALLS))
@@ -113,3 +113,23 @@ def test_what_a_kill_amid_naming_has_left_does_not_hinder_the_next_checkpoints(
     write(tmp_path, 4)
     found = {name: read(tmp_path / f"{name}.ckpt")["global_step"] for name in ("previous", "last", "best")}
     assert found == {"previous": 3, "last": 4, "best": 4}
+
+
+@pytest.mark.parametrize("calls", range(CALLS))
+def test_the_next_checkpoint_does_not_write_through_to_the_best_that_a_kill_has_left(
+    tmp_path: Path, die_before: Callable[[int], None], monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    write(tmp_path, 1)
+    die_before(calls)
+    with pytest.raises(Died):
+        write(tmp_path, 2)
+    best = read(tmp_path / "best.ckpt")["global_step"]
+    monkeypatch.undo()
+    write(tmp_path, 3, best=False)
+    assert read(tmp_path / "best.ckpt")["global_step"] == best
+
+
+def test_nothing_but_checkpoints_is_left_where_best_and_last_were_one_file(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write(tmp_path, step, best=step == 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt", "previous.ckpt"]

@@ -183,19 +183,40 @@ def test_a_run_cannot_end_before_the_checkpoint(
     assert begin(composed(f"resume={path}", "trainer.max_epochs=3")) == (path, 40)
 
 
-def test_the_best_so_far_is_taken_along_into_another_folder(composed: Composed, old: Path, tmp_path: Path) -> None:
-    (old / "checkpoints" / "best.ckpt").write_bytes(b"best")
-    begun = start(composed(f"resume={old}"), tmp_path / "new")
+@pytest.fixture
+def with_best(old: Path, saved: Callable[..., Path]) -> Path:
+    """The folder of a run that knows of a best step, 2, with that checkpoint in it."""
+    path = old / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    torch.save(content | {"callbacks": {"Objective": {"step": 2}}}, path)
+    saved(path.with_name("best.ckpt"), step=2)
+    return old
+
+
+def test_the_best_so_far_is_taken_along_into_another_folder(
+    composed: Composed, with_best: Path, tmp_path: Path
+) -> None:
+    begun = start(composed(f"resume={with_best}"), tmp_path / "new")
     assert begun is not None
     keep_best(begun, tmp_path / "new")
-    assert (tmp_path / "new" / "checkpoints" / "best.ckpt").read_bytes() == b"best"
+    kept = tmp_path / "new" / "checkpoints" / "best.ckpt"
+    assert kept.read_bytes() == (with_best / "checkpoints" / "best.ckpt").read_bytes()
 
 
-def test_a_best_that_is_there_is_not_written_over(composed: Composed, old: Path) -> None:
-    best = old / "checkpoints" / "best.ckpt"
-    best.write_bytes(b"best")
-    written = os.stat(best).st_mtime_ns
-    begun = start(composed(f"resume={old}"), old)
+def test_a_best_that_the_checkpoint_did_not_know_of_is_not_taken_along(
+    composed: Composed, with_best: Path, saved: Callable[..., Path], tmp_path: Path
+) -> None:
+    saved(with_best / "checkpoints" / "best.ckpt", step=9)
+    begun = start(composed(f"resume={with_best}"), tmp_path / "new")
     assert begun is not None
-    keep_best(begun, old)
+    keep_best(begun, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_best_that_is_there_is_not_written_over(composed: Composed, with_best: Path) -> None:
+    best = with_best / "checkpoints" / "best.ckpt"
+    written = os.stat(best).st_mtime_ns
+    begun = start(composed(f"resume={with_best}"), with_best)
+    assert begun is not None
+    keep_best(begun, with_best)
     assert os.stat(best).st_mtime_ns == written

@@ -129,8 +129,8 @@ class Checkpoint(LightningCheckpoint):
                 callback.look(trainer)
         for logger in trainer.loggers:
             logger.save()  # nothing of what led here is lost with the process
-        names = {"before": self.last.with_name("previous.ckpt")} | ({"too": self.best} if best else {})
-        trainer.save_checkpoint(self.last, weights_only=False, storage_options=names)
+        self.files.names = {"before": self.last.with_name("previous.ckpt")} | ({"too": self.best} if best else {})
+        trainer.save_checkpoint(self.last, weights_only=False)
         self._begun_at = time.monotonic()
         self._is_owed = False
 

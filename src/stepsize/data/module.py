@@ -119,4 +119,5 @@ class DataModule(L.LightningDataModule, ABC):
         Where the number of processes is another, no example is seen twice in the epoch.
         """
         epoch, batch = state_dict["position"]
-        self.position = (epoch, batch * state_dict.get("world_size", self.world_size) // self.world_size)
+        before = state_dict.get("world_size", self.world_size)
+        self.position = (epoch, -(-batch * before // self.world_size))

@@ -4,15 +4,15 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from stepsize.errors import ConfigError
 
 # They are of one start and not of the run.
 _OF_A_START = ("resume", "mode", "run_dir", "hydra")
+_WORD = re.compile(r"[+~]{0,2}[A-Za-z_][\w./@-]*(=|$)")  # and no flag of Hydra's, such as a folder to compose from
 
 
 def with_words_of_the_run(main: Callable[[], Any]) -> Callable[[], Any]:
@@ -36,35 +36,29 @@ def words(typed: Sequence[str]) -> list[str]:
         ConfigError: the run was started with a word that says what is to be called: a file may be a stranger's.
     """
     typed = list(typed)
-    path = next((word.removeprefix("resume=") for word in reversed(typed) if word.startswith("resume=")), None)
-    if path in (None, "auto", "latest", "null") or {"-m", "--multirun"} & set(typed):
+    path = next((word.partition("=")[2].strip("'\"") for word in reversed(typed) if _key(word) == "resume"), "")
+    if path in ("", "auto", "latest", "null") or {"-m", "--multirun"} & set(typed):
         return typed
     known = [_key(word) for word in typed]
     before = [word for word in _started_with(Path(path)) if not _is_said(_key(word), known)]
-    calls = [word for word in before if "_target_" in word or "${" in word]
+    calls = [word for word in before if "_target_" in word or "${" in word or not _WORD.match(word)]
     if calls:
         raise ConfigError(
-            f"resume={path}: that run was started with {' '.join(calls)}, which calls what a file names; type it again "
-            "if you trust where the file comes from"
+            f"resume={path}: that run was started with {' '.join(calls)}, which has code that a file names run; type "
+            "it again if you trust where the file comes from"
         )
     return before + typed
 
 
 def _started_with(path: Path) -> list[str]:
-    """The words that a run was started with, from its folder or a checkpoint; none where there is no such thing."""
-    folder = path if path.is_dir() else path.parent.parent
-    record = folder / ".hydra" / "overrides.yaml"
-    if record.is_file():
-        noted = OmegaConf.to_container(OmegaConf.load(record), resolve=False)
-        return [str(word) for word in noted] if isinstance(noted, list) else []
-    if not path.is_file():
-        return []
-    from stepsize.resume.checkpoint_files import read  # a checkpoint away from its run; this loads torch
+    """The words that a run was started with, by a checkpoint or a run's folder; none where there is no such thing."""
+    from stepsize.resume.checkpoint_files import read  # loads torch
 
-    try:
-        return [str(word) for word in read(path)["stepsize"].get("words", ())]
-    except ConfigError:
-        return []  # the run itself says what is wrong with it
+    names = ("last.ckpt", "previous.ckpt")
+    for checkpoint in [path / "checkpoints" / name for name in names] if path.is_dir() else [path]:
+        with suppress(ConfigError):  # the run itself says what is wrong with it
+            return [str(word) for word in read(checkpoint)["stepsize"].get("words", ())]
+    return []
 
 
 def _key(word: str) -> str:

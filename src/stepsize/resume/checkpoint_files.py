@@ -1,11 +1,13 @@
 """The files of a run's checkpoints: each whole or absent, written beside the training, read without running code."""
 
+import functools
 import os
 import pickle
 import shutil
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,11 +27,13 @@ class CheckpointFiles(CheckpointIO):
     One file is written at a time: a checkpoint that comes before the one before has been written waits for it.
 
     Attributes:
+        names: "before" is the name that the file gets whose place the next one takes, "too" another of the next one.
         written_step: optimizer step of the last checkpoint that is on the disk.
         written_at: when that one was begun, by `time.monotonic()`.
     """
 
     def __init__(self) -> None:
+        self.names: dict[str, Path] = {}
         self.written_step, self.written_at = 0, time.monotonic()
         self._thread: threading.Thread | None = None
         self._error: tuple[Path, OSError] | None = None
@@ -40,13 +44,13 @@ class CheckpointFiles(CheckpointIO):
         Args:
             checkpoint: plain data and tensors.
             path: of the file.
-            storage_options: {"before": path} names the file that it takes the place of, {"too": path} the new one.
+            storage_options: not used; some of Lightning's strategies do not pass it on.
 
         Raises:
             CheckpointError: the one before could not be written.
         """
         self.wait()
-        names: dict[str, Path] = storage_options or {}
+        names, self.names = self.names, {}
         self._thread = threading.Thread(target=self._write, args=(_copied(checkpoint, {}), Path(path), names))
         self._thread.start()
 
@@ -87,6 +91,7 @@ class CheckpointFiles(CheckpointIO):
     def _write(self, checkpoint: dict[str, Any], path: Path, names: Mapping[str, Path]) -> None:
         partial, begun_at = path.with_suffix(".partial"), time.monotonic()
         try:
+            partial.unlink(missing_ok=True)  # of a run that was killed as it named its best: a second name of that one
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
@@ -114,13 +119,10 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ConfigError(f"there is no checkpoint {path}")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()  # torch keeps a checksum of every tensor, and does not look at it
-    except (OSError, zipfile.BadZipFile, zipfile.LargeZipFile) as error:
-        raise ConfigError(f"{path} is damaged, or no checkpoint of this recipe") from error
-    if broken is not None:
-        raise ConfigError(f"{path} is damaged: {broken} in it has another checksum")
+    found = path.stat()
+    damage = _damage(path, found.st_ino, found.st_mtime_ns, found.st_size)
+    if damage is not None:
+        raise ConfigError(f"{path} is damaged{damage}")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -130,12 +132,27 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{path} is damaged, or no checkpoint of this recipe") from error
     ours = saved.get("stepsize") if isinstance(saved, Mapping) else None
-    if not isinstance(ours, Mapping) or not isinstance(ours.get("config"), Mapping):
+    if not isinstance(ours, Mapping) or not isinstance(ours.get("format"), int):
         raise ConfigError(f"{path} is no checkpoint of this recipe")
-    if ours.get("format", 0) > FORMAT:
-        raise ConfigError(f"{path} was written by a later version of Stepsize, {ours['version']}; update this one")
+    if ours["format"] > FORMAT:
+        version = ours.get("version", "unknown")
+        raise ConfigError(f"{path} was written by a later version of Stepsize, {version}; update this one")
+    counts = (saved.get("global_step"), saved.get("epoch"))
+    if not isinstance(ours.get("config"), Mapping) or not all(isinstance(count, int) for count in counts):
+        raise ConfigError(f"{path} is no checkpoint of this recipe")
     assert isinstance(saved, dict)
     return saved
+
+
+@functools.lru_cache(maxsize=8)
+def _damage(path: Path, inode: int, modified: int, size: int) -> str | None:
+    """What is wrong with a file as a file, None where nothing is; looked at once, for it reads all of it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch keeps a checksum of every tensor, and does not look at it
+    except (OSError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile, zipfile.LargeZipFile):
+        return ", or no checkpoint of this recipe"
+    return None if broken is None else f": {broken} in it has another checksum"
 
 
 def _copied(value: Any, made: dict[Any, torch.Tensor]) -> Any:
@@ -164,6 +181,7 @@ def _name_too(path: Path, other: Path) -> None:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
     os.replace(partial, other)
+    partial.unlink(missing_ok=True)  # two names of one file are not replaced by each other
 
 
 def _sync_folder(folder: Path) -> None:

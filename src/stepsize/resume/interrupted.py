@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -43,7 +44,9 @@ def interruptions_explained(cfg: DictConfig, folder: Path, trainer: L.Trainer) -
             raise
         saved = "nothing was saved" if stop.saved is None else f"saved {os.path.relpath(stop.saved)}"
         log.info("%s at step %s; %s", stop.signal, stop.step, saved)
-        again = shlex.join(["python", sys.argv[0], f"resume={os.path.relpath(folder)}"])
+        path = os.path.relpath(folder)
+        quoted = path if re.fullmatch(r"[\w./ -]+", path) else f"'{path}'"  # Hydra reads some signs as a grammar's
+        again = shlex.join(["python", sys.argv[0], f"resume={quoted}"])
         requeued = cfg.resume == "auto" and stop.signal == signal.SIGUSR1.name and _requeue()
         if stop.saved is not None and not requeued:
             log.info("to continue: %s", "the same command" if cfg.resume == "auto" else again)

@@ -121,7 +121,7 @@ class EpochLoop(_TrainingEpochLoop):
         """Count the batches of this epoch in those of the present number of processes."""
         now, batches = self.trainer.world_size, self.batch_progress.current
         for name in vars(batches) if before != now else ():
-            setattr(batches, name, getattr(batches, name) * before // now)
+            setattr(batches, name, -(-getattr(batches, name) * before // now))
 
     def _restore(self) -> None:
         if self._resumed is None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from stepsize.data.files import whole_file
 from stepsize.differences import differences
 from stepsize.errors import ConfigError
 from stepsize.resume.checkpoint_files import read
@@ -75,11 +76,14 @@ def start(cfg: DictConfig, folder: Path) -> Start | None:
 
 
 def keep_best(begun: Start, folder: Path) -> None:
-    """Let a run in another folder begin with the best checkpoint of the one it continues."""
+    """Let a run in another folder begin with the best checkpoint that the one it continues knew of."""
     best, kept = begun.path.with_name("best.ckpt"), folder / "checkpoints" / "best.ckpt"
-    if best.exists() and not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(best, kept)
+    if not best.exists() or kept.exists():
+        return
+    known = begun.saved.get("callbacks", {}).get("Objective", {}).get("step")
+    if read(best)["global_step"] == known:  # else it is of a later step, or of another run that was saved beside
+        with whole_file(kept) as file, best.open("rb") as source:
+            shutil.copyfileobj(source, file)
 
 
 def changes(cfg: DictConfig, begun: Start) -> list[str]:
