@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
+    InterpolationResolutionError,
     MissingMandatoryValue,
     OmegaConfBaseException,
     ValidationError,
@@ -96,8 +97,8 @@ def answer(error: BaseException) -> str | None:
 def _composition(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     match cause:
-        case OmegaConfBaseException() if isinstance(cause.__cause__, ConfigError):  # of a resolver of ours
-            return _one_line(str(cause.__cause__))
+        case InterpolationResolutionError() if str(cause.msg).startswith("ConfigError raised"):  # by a resolver of ours
+            return _one_line(str(cause.msg).split(": ", 1)[1].split("\n")[0])
         case ConfigAttributeError() | ConfigKeyError() if cause.parent_node is not None:
             key = str(cause.key)
             deeper = [f"{group}.{key}" for group, node in _groups(cause.parent_node) if key in node]

@@ -143,7 +143,9 @@ def test_the_position_survives_without_a_trainer() -> None:
     assert data.state_dict() == {"position": [3, 2], "world_size": 1}
 
 
-@pytest.mark.parametrize(("before", "now", "batch", "expected"), [(1, 2, 3, 2), (1, 2, 4, 2), (2, 1, 3, 6), (2, 3, 2, 2)])
+@pytest.mark.parametrize(
+    ("before", "now", "batch", "expected"), [(1, 2, 3, 2), (1, 2, 4, 2), (2, 1, 3, 6), (2, 3, 2, 2)]
+)
 def test_with_another_number_of_processes_no_example_of_an_epoch_is_seen_again(
     monkeypatch: pytest.MonkeyPatch, before: int, now: int, batch: int, expected: int
 ) -> None:

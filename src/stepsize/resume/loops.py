@@ -39,6 +39,11 @@ class ValidationLoop(_EvaluationLoop):
 
     ended = False  # whether the validation that follows the latest batch has been
 
+    def run(self) -> Any:
+        """Validate, and keep the random state with which that began."""
+        self.random = random_state.current(self.trainer.strategy.root_device)
+        return super().run()
+
     def _on_evaluation_end(self, *args: Any, **kwargs: Any) -> None:
         self.ended = True
         super()._on_evaluation_end(*args, **kwargs)
@@ -53,7 +58,6 @@ class EpochLoop(_TrainingEpochLoop):
         super().__init__(trainer, min_steps, max_steps)
         self.val_loop = ValidationLoop(trainer, TrainerFn.FITTING, RunningStage.VALIDATING, False, False)
         self._acting: list[ActsOnSteps] = []
-        self._at_validation: dict[str, Any] = {}  # the random state with which the present validation began
         self._resumed: dict[str, Any] | None = None
 
     @property
@@ -89,8 +93,6 @@ class EpochLoop(_TrainingEpochLoop):
         if not self.restarting and not self._should_accumulate():
             for callback in self._acting:
                 callback.on_step_end(self.trainer)
-        if self._should_check_val_fx(data_fetcher):
-            self._at_validation = random_state.current(self.trainer.strategy.root_device)
         super().on_advance_end(data_fetcher)
 
     def _broadcast_sigterm_tensor(self) -> None:
@@ -100,7 +102,7 @@ class EpochLoop(_TrainingEpochLoop):
         """Return where in the iteration this is, and the state of each process; all processes take part."""
         validates = self.trainer.validating and not self.val_loop.ended
         here = {
-            "random": self._at_validation if validates else random_state.current(self.trainer.strategy.root_device),
+            "random": self.val_loop.random if validates else random_state.current(self.trainer.strategy.root_device),
             "callbacks": {c.state_key: c.process_state() for c in self._own_state()},
         }
         return super().on_save_checkpoint() | {
