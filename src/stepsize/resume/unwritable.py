@@ -1,6 +1,7 @@
 """A disk that is full, read-only or gone: one line, whichever file of the run could not be written first."""
 
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,10 +39,10 @@ def unwritable_explained(folder: Path) -> Iterator[None]:
                 raise known from None
         for cause in chain:
             if isinstance(cause, OSError) and (cause.errno in _REFUSED or _is_in(cause.filename, folder)):
-                last = folder / "checkpoints" / "last.ckpt"
+                path, last = os.fsdecode(cause.filename or folder), folder / "checkpoints" / "last.ckpt"
+                kept = last if last.exists() else "none"
                 raise CheckpointError(
-                    f"{cause.filename or folder} cannot be written: {cause.strerror}; last good checkpoint: "
-                    f"{last if last.exists() else 'none'}"
+                    f"{path} cannot be written: {cause.strerror}; last good checkpoint: {kept}"
                 ) from error
         raise
     finally:
@@ -49,11 +50,15 @@ def unwritable_explained(folder: Path) -> Iterator[None]:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, what it came of, and so on."""
-    while error is not None:
+    """An error, what it came of, and so on; TensorBoard raises one again and again, which makes a circle."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _is_in(path: object, folder: Path) -> bool:
-    return isinstance(path, (str, Path)) and Path(path).absolute().is_relative_to(folder.absolute())
+    if not isinstance(path, (str, bytes, Path)):
+        return False
+    return Path(os.fsdecode(path)).absolute().is_relative_to(folder.absolute())
