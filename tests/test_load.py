@@ -35,9 +35,8 @@ def saved(composed: Composed, tmp_path: Path) -> Saved:
         about = {"format": 1, "version": "0.1.0", "config": build.plain(cfg), "words": list(words)} | changes
         path = tmp_path / "run" / "checkpoints" / f"{name}.ckpt"
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(
-            {"state_dict": {f"network.{k}": w for k, w in network.state_dict().items()}, "stepsize": about}, path
-        )
+        weights = {f"network.{k}": w for k, w in network.state_dict().items()}
+        torch.save({"global_step": 1, "epoch": 0, "state_dict": weights, "stepsize": about}, path)
         return path
 
     return make

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -141,7 +142,7 @@ def test_a_result_that_cannot_be_written_leaves_the_old_one_whole(
     def full(source: object, target: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(result.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space left"):
         result._write(tmp_path / "result.json", {"loss": 2.0})
     assert (tmp_path / "result.json").read_bytes() == before

@@ -29,7 +29,7 @@ outcome = load("kill_outcome")
 
 def save(path: Path, step: int, best: int | None = None, weight: float = 0.0) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    saved: dict[str, Any] = {"global_step": step, "callbacks": {"Objective": {"step": best}}}
+    saved: dict[str, Any] = {"global_step": step, "epoch": 0, "callbacks": {"Objective": {"step": best}}}
     ours = {"format": 1, "version": "0", "config": {"run_dir": str(path)}, "words": [str(path)]}
     torch.save(saved | {"state_dict": {"w": torch.tensor(weight)}, "stepsize": ours}, path)
 
