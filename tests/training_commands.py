@@ -165,3 +165,12 @@ class Commands:
     def kill_all(self) -> None:
         for running in self.started:
             running.kill()
+
+
+def assert_equal(here: Commands, there: Commands) -> None:
+    """Both ended with the same weights, in every bit, and the same numbers."""
+    ours, theirs = here.saved(), there.saved()
+    assert ours["global_step"] == theirs["global_step"] == 30
+    assert all(torch.equal(ours["state_dict"][k], theirs["state_dict"][k]) for k in theirs["state_dict"])
+    for what in ("ended", "best", "last", "test", "objective", "steps", "world_size"):
+        assert here.result()[what] == there.result()[what]

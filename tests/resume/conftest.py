@@ -1,17 +1,19 @@
 """Runs that are not cut off, made once for all tests that compare with them, and runs that are."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-pytest.register_assert_rewrite("cutting")
+pytest.register_assert_rewrite("cutting", "training_commands")
 # Where train.py would find them by PYTHONPATH.
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
 
 from cutting import Cut, Run, composed, joined, trained  # noqa: E402 - found only now
+
+from training_commands import Commands  # noqa: E402
 
 Made = Callable[..., Run]
 SHORT = (
@@ -38,3 +40,11 @@ def cut_off(tmp_path: Path) -> Made:
         return joined([trained(composed((*SHORT, *words), tmp_path / "run", "auto"), cut) for cut in (*cuts, None)])
 
     return make
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    """Commands in the test's folder, none of which outlives it."""
+    made = Commands(tmp_path)
+    yield made
+    made.kill_all()

@@ -1,13 +1,10 @@
 """Two real processes over gloo, of which one or both receive a signal: they stop together, and go on together."""
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import torch
 
-from training_commands import REPOSITORY, UNHELD, Commands, until
+from training_commands import REPOSITORY, UNHELD, Commands, assert_equal, until
 
 WORDS = (
     "trainer=ddp",
@@ -22,26 +19,11 @@ pytestmark = pytest.mark.timeout(900)
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(REPOSITORY / "train.py"))
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    made = Commands(tmp_path)
-    yield made
-    made.kill_all()
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     commands = Commands(tmp_path_factory.mktemp("uninterrupted"))
     assert commands.run(*WORDS).code == 0
     return commands
-
-
-def assert_equal(here: Commands, there: Commands) -> None:
-    ours, theirs = here.saved(), there.saved()
-    assert ours["global_step"] == theirs["global_step"] == 30
-    assert all(torch.equal(ours["state_dict"][k], theirs["state_dict"][k]) for k in theirs["state_dict"])
-    for what in ("ended", "best", "last", "test", "objective", "steps", "world_size"):
-        assert here.result()[what] == there.result()[what]
 
 
 @pytest.mark.parametrize(

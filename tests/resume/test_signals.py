@@ -1,13 +1,10 @@
 """What SIGTERM, SIGUSR1 and Ctrl-C do to a run, and how it goes on; real processes of train.py."""
 
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-import torch
 
-from training_commands import Commands, until
+from training_commands import Commands, assert_equal, until
 
 SHORT = ("trainer=cpu", "trainer.max_epochs=3", "trainer.limit_train_batches=10", "data.batch_size=32")
 WORDS = (*SHORT, "run_dir=run")
@@ -19,28 +16,12 @@ CODES = [
 TRACES = ("Traceback", "Error", "Exception")
 
 
-@pytest.fixture
-def commands(tmp_path: Path) -> Iterator[Commands]:
-    made = Commands(tmp_path)
-    yield made
-    made.kill_all()
-
-
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Commands:
     """A run that nothing has interrupted."""
     commands = Commands(tmp_path_factory.mktemp("uninterrupted"))
     assert commands.run(*WORDS).code == 0
     return commands
-
-
-def assert_equal(here: Commands, there: Commands) -> None:
-    """Both ended with the same weights, in every bit, and the same numbers."""
-    ours, theirs = here.saved(), there.saved()
-    assert ours["global_step"] == theirs["global_step"] == 30
-    assert all(torch.equal(ours["state_dict"][k], theirs["state_dict"][k]) for k in theirs["state_dict"])
-    for what in ("ended", "best", "last", "test", "objective", "steps"):
-        assert here.result()[what] == there.result()[what]
 
 
 @pytest.mark.parametrize(("number", "code"), CODES)
