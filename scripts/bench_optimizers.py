@@ -40,7 +40,7 @@ Muon gets the hidden matrices only, flattened to two dimensions. Its work, 5 (4 
 compared to a product of two square matrices in the dtype of our iteration.
 
 After the table: for each of ours the time that compiling saves, what it costs, and from how many parameters times steps
-on it is paid back. From an idle machine and with --cold, that is where execution.WORTH_COMPILING comes from.
+on it is paid back. From an idle machine and with --cold, that is where compilation.WORTH_COMPILING comes from.
 
 L-BFGS and SAM are left out: they call the closure again, and their step is the network's time.
 """

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 
-from stepsize.optimizers import execution
-from stepsize.optimizers.execution import SMALL, WORTH_COMPILING, execute, pays
+from stepsize.optimizers import compilation
+from stepsize.optimizers.compilation import WORTH_COMPILING, CompiledRule, pays
+from stepsize.optimizers.execution import SMALL, execute
 from stepsize.optimizers.lion import Lion
 
 
@@ -51,8 +52,8 @@ def _uncompiled() -> Iterator[None]:
     """What was compiled, or has failed to be, is forgotten before and after."""
 
     def forget() -> None:
-        execution._Failure.seen = False
-        execution._compiled.cache_clear()
+        CompiledRule.failed = False
+        compilation._compiled.cache_clear()
         torch._dynamo.reset()
 
     forget()

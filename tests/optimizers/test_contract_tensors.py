@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from stepsize.optimizers import execution
+from stepsize.optimizers.compilation import CompiledRule
 
 Make = partial[Optimizer]
 Same = Callable[[dict[str, Tensor], dict[str, Tensor]], bool]
@@ -123,7 +124,7 @@ def test_small_parameters_are_stepped_alike_in_one_vector_and_one_by_one(
 def test_compiled_and_eager_agree(
     compilable: Make, problem: Any, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not execution._Failure.seen  # or both would be eager
+    assert not CompiledRule.failed  # or both would be eager
     monkeypatch.setattr(execution, "FEWEST", 100)  # packed, a rule with a norm is eager
     eager, compiled = problem(dtype, scale=0.0), problem(dtype, scale=0.0)  # so that a parameter is how far it moved
     eager.run(compilable(eager, compiled=False), SEVERAL)

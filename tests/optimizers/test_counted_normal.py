@@ -7,7 +7,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from stepsize.optimizers.counted_normal import _radius_squared, _sine, normal, words
+from stepsize.optimizers.counted_normal import (
+    BLOCK,
+    CHUNK,
+    LARGE,
+    WIDTH,
+    Key,
+    Numbering,
+    _cosine,
+    _radius_squared,
+    _sine,
+    blocks,
+    in_chunks,
+    int32,
+    normal,
+    pair,
+    words,
+)
 
 N = 1 << 20
 KEYS = [(1, 1), (3, 1), (1, 3), (-(2**31) + 1, 2**31 - 1), (123456789, -987654321)]
@@ -46,7 +62,7 @@ def test_the_distribution_is_normal(of: tuple[int, int], fused: bool) -> None:
 
 
 @pytest.mark.parametrize("of", KEYS)
-@pytest.mark.parametrize("lag", [1, 2, 3, 16, 64, 512, 4096])
+@pytest.mark.parametrize("lag", [1, 2, 3, 16, WIDTH, BLOCK, 512, 4096])
 def test_coordinates_do_not_correlate(of: tuple[int, int], lag: int) -> None:
     one, other = drawn(of), drawn(of, start=lag)
     assert abs(correlation(one, other)) < 4.5
@@ -65,22 +81,80 @@ def test_keys_that_differ_little_give_numbers_that_do_not_correlate(
 @pytest.mark.parametrize("of", KEYS)
 def test_every_byte_of_the_words_is_uniform(of: tuple[int, int]) -> None:
     for word in words(torch.arange(N, dtype=torch.int32), *key(of)):
-        for shift in (8, 16, 24):  # the lowest bits are not used
+        for shift in (8, 16, 24):  # the lowest one decides about the last bits of the smallest angles only
             counts = torch.bincount((word >> shift) & 255, minlength=256).double()
             square = float((counts - N / 256).square().sum() / (N / 256))
             assert abs(square - 255) < 5 * math.sqrt(2 * 255)
 
 
-def test_where_an_index_begins_does_not_matter() -> None:
+@pytest.mark.parametrize("of", KEYS)
+def test_the_two_of_a_draw_do_not_correlate(of: tuple[int, int]) -> None:
+    one, other = (z.double() for z in pair(torch.arange(N, dtype=torch.int32), *key(of), torch.float32, fused=True))
+    assert abs(correlation(one, other)) < 4.5
+    assert abs(correlation(one**2 - 1, other**2 - 1)) / 2 < 4.5
+    assert abs(correlation(one**2 - 1, other)) / math.sqrt(2) < 4.5
+
+
+def test_where_a_range_of_numbers_begins_does_not_matter() -> None:
     assert torch.equal(drawn(KEYS[4])[1000:], drawn(KEYS[4], start=1000)[:-1000])
 
 
-def test_the_polynomials_are_the_logarithm_and_the_sine() -> None:
+@pytest.mark.parametrize("number", [0, 1, WIDTH, BLOCK - 1, BLOCK, 12345, 2**31 - 100, -(2**31), -77])
+@pytest.mark.parametrize("shape", [(1,), (WIDTH + 1,), (3, 5, 7), (CHUNK + 1,), (2 * CHUNK,)])
+def test_drawn_in_chunks_they_are_the_same(number: int, shape: tuple[int, ...]) -> None:
+    x = torch.empty(shape)
+    found = list(in_chunks(x, Key(*KEYS[4], Numbering()).at(number)))
+    assert [part.shape for part, _ in found] == [z.shape for _, z in found]
+    expected = normal(torch.arange(x.numel(), dtype=torch.int32) + number, *key(KEYS[4]), torch.float32, fused=False)
+    assert torch.equal(torch.cat([z.flatten() for _, z in found]), expected)
+
+
+@pytest.mark.parametrize("number", [0, BLOCK, -3 * BLOCK, 2**31 - BLOCK])
+@pytest.mark.parametrize("size", [BLOCK, BLOCK - 1, 5 * BLOCK + 3])
+def test_blocks_are_a_vector_in_halves_and_what_is_left(number: int, size: int) -> None:
+    x = torch.arange(size, dtype=torch.float32)
+    seen = torch.zeros(size)
+    for (whole,), (given,), first in blocks([x], number):
+        if isinstance(given, tuple):
+            lanes = torch.arange(WIDTH, dtype=torch.int32)
+            smaller = torch.arange(len(given[0]), dtype=torch.int32)[:, None] * BLOCK + lanes + first
+            both = torch.stack(pair(smaller, *key(KEYS[4]), torch.float32, fused=True), 1)
+        else:
+            both = normal(torch.arange(len(given), dtype=torch.int32) + first, *key(KEYS[4]), torch.float32, fused=True)
+        seen[int(whole[0]) : int(whole[0]) + len(whole)] = both.view(-1)
+        rebuilt = torch.stack(given, 1).view(-1) if isinstance(given, tuple) else given
+        assert torch.equal(rebuilt, whole)
+    every = normal(torch.arange(size, dtype=torch.int32) + number, *key(KEYS[4]), torch.float32, fused=True)
+    assert torch.equal(seen, every)
+
+
+def test_a_vector_that_begins_within_a_block_is_not_divided() -> None:
+    x = torch.ones(3 * BLOCK)
+    assert [(first, type(given[0])) for _, given, first in blocks([x], 1)] == [(1, torch.Tensor)]
+
+
+def test_numbers_are_handed_out_once_and_a_large_vector_begins_with_a_block() -> None:
+    numbering = Numbering()
+    sizes = [3, LARGE, LARGE + 1, 5, 2**20, 2**31, 7]
+    found = [numbering.take(size) % 2**32 for size in sizes]
+    ends = [first + size for first, size in zip(found, sizes, strict=True)]
+    assert all(end <= first for end, first in zip(ends, found[1:], strict=False))
+    assert [first % BLOCK for first, size in zip(found, sizes, strict=True) if size > LARGE] == [0, 0, 0]
+
+
+def test_after_32_bits_numbers_begin_anew() -> None:
+    numbering = Numbering()
+    assert [numbering.take(2**31), numbering.take(2**31), numbering.take(1)] == [0, -(2**31), 0]
+    assert [int32(n) for n in (2**31 - 1, 2**31, 2**32 + 5)] == [2**31 - 1, -(2**31), 5]
+
+
+def test_the_polynomials_are_the_logarithm_the_sine_and_the_cosine() -> None:
     k = torch.cat([torch.arange(1, N, 2), 2**24 - torch.arange(1, N, 2), torch.arange(1, 2**24, 1023) | 1]).int()
     exact = -2 * torch.log(k.double() * 2**-24)
     assert float(((_radius_squared(k).double() - exact) / exact).abs().max()) < 1.3e-6
     s = torch.linspace(-0.5, 0.5, N)
     assert float((_sine(s).double() - torch.sin(math.pi * s.double())).abs().max()) < 3e-7
+    assert float((_cosine(s).double() - torch.cos(math.pi * s.double())).abs().max()) < 3e-7
 
 
 def test_float64_has_more_bits_than_float32_and_the_same_numbers() -> None:

@@ -11,6 +11,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from stepsize import build
+from stepsize.optimizers.compilation import CompiledRule
+from stepsize.optimizers.counted_normal import BLOCK, LARGE
 from stepsize.optimizers.perturbed_sgd import PerturbedSGD
 
 CPU = torch.device("cpu")
@@ -182,6 +184,25 @@ def test_a_resumed_run_draws_the_noise_that_an_uninterrupted_one_does(kind: Any)
     second.load_state_dict(first.state_dict())
     expected, found = trajectory(whole, parameters)[-1], trajectory(second, others)[-1]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of the compiler's own
+@pytest.mark.parametrize("kind", NOISES)
+def test_compiled_large_and_small_parameters_get_the_noise_they_get_eagerly(kind: Any) -> None:
+    assert not CompiledRule.failed  # or both would be eager
+    sizes = [LARGE + 1, 300, 3 * LARGE, LARGE + BLOCK, 1, 7, 9]  # with and without a rest; the small ones are packed
+    moved = []
+    for compiled in (False, True):
+        groups = [{"params": [nn.Parameter(torch.zeros(n)) for n in sizes]} for _ in range(2)]
+        optimizer = PerturbedSGD(groups, noise=kind, radius=100.0, threshold=1e9, compiled=compiled)
+        for p in (p for group in optimizer.param_groups for p in group["params"]):
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+        moved.append(torch.cat([p.detach() for group in optimizer.param_groups for p in group["params"]]))
+    eager, compiled_ = moved
+    torch.testing.assert_close(compiled_, eager, rtol=2e-6, atol=float(2e-6 * eager.abs().max()))
+    assert len(eager.unique()) > 0.99 * len(eager)  # no two get the same draw
 
 
 @pytest.mark.parametrize("kind", NOISES)

@@ -1,14 +1,74 @@
 """Normal numbers as a function of a key and a number: no state, the same in any order, on any number of threads."""
 
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 17  # coordinates drawn at a time where each operation is a pass: enough for threads, few enough for caches
+Pair = tuple[Tensor, Tensor]
+
+WIDTH = 64  # number c and number c + WIDTH, where c // WIDTH is even, are of one draw
+BLOCK = 2 * WIDTH
+CHUNK = 1 << 17  # numbers drawn at a time where each operation is a pass: enough for threads, few enough for caches
+LARGE = 4096  # from here on, a vector's numbers begin with a block
 
 
-def words(index: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+class Numbering:
+    """Hands out the numbers of coordinates, from 0 to 2³², and then anew."""
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def take(self, size: int) -> int:
+        """The number of the first of so many coordinates, as an int32; a multiple of BLOCK for a large vector."""
+        first = -(-self._next // BLOCK) * BLOCK if size > LARGE else self._next
+        self._next = first + size
+        return int32(first)
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which normal numbers are drawn: those of two random halves, odd and int32, for the numbers of coordinates."""
+
+    first: int
+    second: int
+    numbering: Numbering
+
+    def at(self, number: int) -> Tensor:
+        """The two halves and the number of a first coordinate, as int32 on the CPU."""
+        return torch.tensor([self.first, self.second, number], dtype=torch.int32)
+
+
+def int32(number: int) -> int:
+    """The int32 that has the last 32 bits of a number."""
+    return (number + 2**31) % 2**32 - 2**31
+
+
+def blocks(vectors: Sequence[Tensor], number: int) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor | Pair], int]]:
+    """The whole blocks of vectors alike, then what is left of them: as vectors, in halves, the first one's number.
+
+    Args:
+        vectors: of as many coordinates.
+        number: of the first coordinate.
+
+    Yields:
+        In the second place, a pair of m x WIDTH for each vector of m whole blocks: the first halves of all, and the
+        others. What is left is no pair; nor is anything where number is no multiple of BLOCK.
+    """
+    size = vectors[0].numel()
+    whole = size - size % BLOCK if number % BLOCK == 0 else 0
+    if whole:
+        first = [v[:whole] for v in vectors]
+        both = (v.view(-1, 2, WIDTH).unbind(1) for v in first)
+        yield first, [(one, other) for one, other in both], number
+    if whole < size:
+        left = [v[whole:] for v in vectors]
+        yield left, left, int32(number + whole)
+
+
+def words(index: Tensor, first: Tensor, second: Tensor) -> Pair:
     """Two random words of 32 bits for each index, by pcg3d.
 
     Mark Jarzynski, Marc Olano, Hash Functions for GPU Rendering, 2020, https://jcgt.org/published/0009/03/02/. Its
@@ -19,8 +79,7 @@ def words(index: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]
         first: half of the key, an odd int32.
         second: the other half, alike.
     """
-    x, y, z = index * 1664525 + 1013904223, first, second
-    x = x + y * z
+    x, y, z = index * 1664525 + (1013904223 + first * second), first, second
     y = y + z * x
     z = z + x * y
     x, y, z = (w ^ ((w >> 16) & 0xFFFF) for w in (x, y, z))  # of an int32, >> copies the sign
@@ -28,28 +87,57 @@ def words(index: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]
     return x, y + z * x
 
 
-def normal(index: Tensor, first: Tensor, second: Tensor, dtype: torch.dtype, *, fused: bool) -> Tensor:
-    """A standard normal number for each index, from two uniform ones of 23 bits; at most 5.9 in size.
+def pair(number: Tensor, first: Tensor, second: Tensor, dtype: torch.dtype, *, fused: bool) -> Pair:
+    """Two standard normal numbers for each number, from uniform ones of 23 and 32 bits and a sign; at most 5.8 in size.
 
-        z = √(-2 ln u) sin(π s),  u uniform in (0, 1),  s uniform in (-1/2, 1/2)
+        z₁ = √(-2 ln u) sin(π s),  z₂ = ± √(-2 ln u) cos(π s),  u uniform in (0, 1),  s uniform in [-1/2, 1/2]
 
     G. E. P. Box, Mervin E. Muller, A Note on the Generation of Random Normal Deviates, 1958,
-    https://doi.org/10.1214/aoms/1177706645. There the angle goes round the circle, which its sine does twice.
+    https://doi.org/10.1214/aoms/1177706645. There the angle goes round the circle; here half of it and a sign do.
 
     Args:
-        index: int32.
+        number: int32, the smaller of the two that the draw is for.
         first: half of the key, an odd int32; the other half of the key makes another sequence, too.
         second: the other half, alike.
         dtype: of the numbers, float32 or float64.
-        fused: with polynomials in place of the logarithm and the sine, where all of this is compiled into one pass.
+        fused: with polynomials in place of the logarithm, sine and cosine, where all of this is compiled into one pass.
             That takes less time there, and more where every operation is a pass. They agree to 1e-6 of a number.
     """
-    a, b = words(index, first, second)
-    k = ((a >> 8) & 0xFFFFFF) | 1
-    s = ((b >> 8) | 1).to(dtype) * 2**-24
+    a, b = words(number, first, second)
+    k = ((a >> 8) & 0xFFFFFF) | 1  # of the lowest bytes some keys make little
+    s = b.to(dtype) * 2**-32
     if fused and dtype == torch.float32:
-        return _radius_squared(k).sqrt() * _sine(s)
-    return torch.sqrt(torch.log(k.to(dtype) * 2**-24) * -2) * torch.sin(s * math.pi)
+        radius, sine, cosine = _radius_squared(k).sqrt(), _sine(s), _cosine(s)
+    else:
+        radius, angle = torch.sqrt(torch.log(k.to(dtype) * 2**-24) * -2), s * math.pi
+        sine, cosine = torch.sin(angle), torch.cos(angle)
+    return radius * sine, radius * torch.where((a & 256) == 0, cosine, -cosine)
+
+
+def normal(number: Tensor, first: Tensor, second: Tensor, dtype: torch.dtype, *, fused: bool) -> Tensor:
+    """The standard normal number of each number: one of its `pair`."""
+    one, other = pair(number & ~WIDTH, first, second, dtype, fused=fused)
+    return torch.where((number & WIDTH) == 0, one, other)
+
+
+def in_chunks(x: Tensor, key: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Parts of x and the standard normal number of each coordinate, where every operation is a pass over memory.
+
+    Args:
+        x: a vector, or of any shape, which is one part; the numbers are float32 or float64, whichever holds its dtype.
+        key: `Key.at` the number of the first coordinate.
+    """
+    first, second, at = key.unbind()
+    number = int(at)
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    lane = torch.arange(WIDTH, dtype=torch.int32, device=x.device)
+    skipped = number % BLOCK  # coordinates of the first block that come before x
+    for index, part in enumerate(torch.split(x, CHUNK) if x.ndim == 1 else [x]):
+        end = skipped + part.numel()
+        block = torch.arange(-(-end // BLOCK), dtype=torch.int32, device=x.device)
+        numbers = block[:, None] * BLOCK + lane + int32(number - skipped + index * CHUNK)
+        drawn = torch.stack(pair(numbers, first, second, dtype, fused=False), 1).view(-1)
+        yield part, drawn[skipped:end].view(part.shape)
 
 
 def _radius_squared(k: Tensor) -> Tensor:
@@ -67,3 +155,9 @@ def _sine(s: Tensor) -> Tensor:
     """sin(π s) for -1/2 < s < 1/2, by Chebyshev's nodes of degree 4 in s²: an error of 2e-7."""
     t = s * s
     return s * ((((0.0776576603 * t - 0.598291286) * t + 2.55007752) * t - 5.16771008) * t + 3.14159264)
+
+
+def _cosine(s: Tensor) -> Tensor:
+    """cos(π s) for -1/2 < s < 1/2, by Chebyshev's nodes of degree 4 in s²: an error of 3e-7."""
+    t = s * s
+    return (((0.219682424 * t - 1.33187297) * t + 4.05841079) * t - 4.9347928) * t + 0.999999953

@@ -1,43 +1,23 @@
 """How a rule is executed: eagerly or compiled, small parameters packed into one vector."""
 
-import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
-from types import FunctionType
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from stepsize.optimizers.compilation import CompiledRule, NotCompiledError, vectors, widened
+from stepsize.optimizers.counted_normal import Key, Pair, blocks
+
 # In place: rule(p, g, *state, **coefficients). What it returns, a 0-d tensor or nothing, is collected.
 Rule = Callable[..., Tensor | None]
-Coefficient = float | bool | str | Tensor
+Coefficient = float | bool | str | Tensor | Key
 Norm = Callable[[Tensor], Tensor]
 
 # Below, in elements, a kernel's launch takes longer than its work, and copying in and out of one vector is cheaper.
 SMALL = 4096
 FEWEST = 4
-_16_BITS = (torch.bfloat16, torch.float16)
 _KEPT = 16  # workspaces; more means that other parameters have a gradient at each step
-# Parameters times steps from which compiling, 10 s from an empty cache, is paid back on a CPU at the 0.25 to 1.5 ns
-# that a compiled rule saves a parameter at every step (docs/benchmarks.md).
-WORTH_COMPILING = 3e10
-
-
-def pays(device: torch.device, size: int, horizon: int | None, saving: float = 1.0) -> bool:
-    """Whether compiling a rule is worth its time: always on a GPU, on a CPU where the run is long enough.
-
-    It depends on nothing that is measured while training, so that a run which is repeated takes the same arithmetic.
-
-    Args:
-        device: where the parameters lie.
-        size: elements of an optimizer's parameters there.
-        horizon: optimizer steps of the whole run; None where it is not known.
-        saving: how many times as much a compiled step saves as those of most rules do.
-    """
-    if device.type != "cpu":
-        return device.type == "cuda"
-    return horizon is not None and horizon * size * saving > WORTH_COMPILING
 
 
 def execute(
@@ -52,9 +32,10 @@ def execute(
 
     Args:
         rule: must not depend on the shape of what it is given, nor a coordinate on others but by `norm`: where a rule
-            has a keyword of this name, norm(x) is the 2-norm over the parameter. Where it has a keyword `start`, that
-            is the number of p's first coordinate as an int32: counted on from the coefficient of this name through
-            large parameters, then small ones, packed or not, each in the order in which it lies in memory.
+            has a keyword of this name, norm(x) is the 2-norm over the parameter. Where it has a keyword `key`, that is
+            `Key.at` the number of p's first coordinate; the coefficient of this name hands these out to large
+            parameters, then to small ones, packed or not, each in the order in which it lies in memory. Compiled, such
+            a rule is given `blocks` in halves, too.
         work: tensors of one device and one dtype, those of a tuple alike in shape. g is not changed.
         coefficients: numbers become 0-d tensors when compiled, so that another value compiles nothing anew.
         compiled: through torch.compile; where that fails, eagerly, with one warning.
@@ -64,14 +45,14 @@ def execute(
     small = [tensors for tensors in work if tensors[0].numel() <= SMALL]
     large = [tensors for tensors in work if tensors[0].numel() > SMALL]
     if len(small) < FEWEST or any(type(p) not in (Tensor, nn.Parameter) for p, *_ in small):
-        return _run(rule, [*large, *small] if _numbered(rule) else work, coefficients, compiled)
+        return _run(rule, [*large, *small] if _draws(rule) else work, coefficients, compiled)
     first = small[0][0]
-    key = (rule, first.device, first.dtype, *(id(p) for p, *_ in small))
-    if key not in workspaces:
+    name = (rule, first.device, first.dtype, *(id(p) for p, *_ in small))
+    if name not in workspaces:
         if len(workspaces) >= _KEPT:
             workspaces.clear()
-        workspaces[key] = Workspace(small)
-    with_vector = workspaces[key]
+        workspaces[name] = Workspace(small)
+    with_vector = workspaces[name]
     vector = with_vector.gather(small)
     if "norm" in (rule.__kwdefaults__ or {}):
         packed = _run(rule, [vector], {**coefficients, "norm": with_vector.norm}, compiled=False)
@@ -117,90 +98,38 @@ class Workspace:
                 torch._foreach_copy_(list(tensors), views)
 
 
-def _numbered(rule: Rule) -> bool:
-    return "start" in (rule.__kwdefaults__ or {})
-
-
-def _run(
-    rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str, Coefficient | Norm], compiled: bool
-) -> list[Tensor]:
+def _run(rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str, Any], compiled: bool) -> list[Tensor]:
     found = []
-    as_tensors = _tensors(coefficients, work[0][0]) if compiled and work else {}
-    words = tuple(c for c in coefficients.values() if isinstance(c, (bool, str)))
-    numbered = _numbered(rule)
-    start: Any = coefficients["start"] if numbered else 0
+    fast = CompiledRule(rule, work[0][0], coefficients) if compiled and work else None
     for tensors in work:
-        vectors = _vectors(tensors) if numbered or (compiled and not _Failure.seen) else None
-        if numbered:
-            first = torch.tensor((start + 2**31) % 2**32 - 2**31, dtype=torch.int32)  # from 2³² on they begin anew
-            coefficients, as_tensors = {**coefficients, "start": first}, {**as_tensors, "start": first}
-            start += tensors[0].numel()
-        if vectors is not None and compiled and not _Failure.seen:
+        for whole, split, key in _calls(rule, tensors, coefficients, fast is not None):
             try:
-                found.append(_compiled(rule, vectors[0].dtype, words)(*vectors, **as_tensors))
-                torch.autograd.graph.increment_version(tensors[0])  # `data` hides the change from autograd
-                continue
-            except Exception as error:
-                if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-                    raise
-                _Failure.seen = True
-                reason = str(error).strip().partition("\n")[0]
-                warnings.warn(f"torch.compile failed, the optimizer runs eagerly: {reason}", stacklevel=2)
-        found.append(_eagerly(rule, vectors if numbered and vectors is not None else tensors, coefficients))
-        if numbered:
-            torch.autograd.graph.increment_version(tensors[0])
+                if fast is None or split is None:
+                    raise NotCompiledError
+                found.append(fast(split, key))
+            except NotCompiledError:
+                more = {} if key is None else {"key": key}
+                found.append(widened(rule, tensors[0].dtype)(*whole, **{**coefficients, **more}))
+        torch.autograd.graph.increment_version(tensors[0])  # `data` hides the change from autograd
     return [f for f in found if f is not None]
 
 
-class _Failure:
-    """Whether compiling has failed in this process: what has failed once is not tried again."""
-
-    seen = False
-
-
-def _eagerly(rule: Rule, tensors: Sequence[Tensor], coefficients: Mapping[str, Coefficient | Norm]) -> Tensor | None:
-    return (_widened(rule) if tensors[0].dtype in _16_BITS else rule)(*tensors, **coefficients)
-
-
-def _widened(rule: Rule) -> Rule:
-    """The rule in float32, for a parameter of 16 bits and its gradient; it rounds once, at the end."""
-
-    def widened(p: Tensor, g: Tensor, *state: Tensor, **coefficients: Any) -> Tensor | None:
-        wide = p.float()
-        found = rule(wide, g.float(), *state, **coefficients)
-        p.copy_(wide)
-        return found
-
-    return widened
+def _calls(
+    rule: Rule, tensors: Sequence[Tensor], coefficients: Mapping[str, Any], compiled: bool
+) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor | Pair] | None, Tensor | None]]:
+    """What a rule is called with: eagerly; compiled, where it can be; the key of a rule that draws numbers."""
+    if not _draws(rule):
+        yield tensors, vectors(tensors) if compiled else None, None
+        return
+    flat, key = vectors(tensors), coefficients["key"]
+    first = key.numbering.take(tensors[0].numel())
+    if flat is None or not compiled:
+        yield flat or tensors, None, key.at(first)
+    elif widened(rule, tensors[0].dtype) is not rule:  # it takes tensors, not halves
+        yield flat, flat, key.at(first)
+    else:
+        yield from ((whole, split, key.at(number)) for whole, split, number in blocks(flat, first))
 
 
-@cache
-def _compiled(rule: Rule, dtype: torch.dtype, words: tuple[bool | str, ...]) -> Any:
-    """A compiled rule for each combination of what it is compiled anew for: torch gives up after 8 of one function."""
-    given = _widened(rule) if dtype in _16_BITS else rule
-    assert isinstance(given, FunctionType)
-    same = FunctionType(given.__code__.replace(), given.__globals__, given.__name__, None, given.__closure__)
-    same.__kwdefaults__ = given.__kwdefaults__
-    return torch.compile(same, fullgraph=True, dynamic=True)
-
-
-def _tensors(coefficients: Mapping[str, Coefficient | Norm], like: Tensor) -> dict[str, Any]:
-    """Numbers as 0-d tensors on the CPU; what chooses between formulas stays what it is."""
-    names = [n for n, c in coefficients.items() if isinstance(c, (int, float)) and not isinstance(c, bool)]
-    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    values = torch.tensor([coefficients[n] for n in names], dtype=dtype).unbind()
-    return {**coefficients, **dict(zip(names, values, strict=True))}
-
-
-def _vectors(tensors: Sequence[Tensor]) -> list[Tensor] | None:
-    """The same memory as vectors, so that one compiled rule serves all shapes; None where the layouts differ.
-
-    `data`, for torch would compile anew for each number of dimensions of what a vector is a view of.
-    """
-    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
-        return None
-    if all(t.is_contiguous() for t in tensors):
-        return [t.view(-1).data for t in tensors]
-    if all(t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
-        return [t.permute(0, 2, 3, 1).view(-1).data for t in tensors]
-    return None
+def _draws(rule: Rule) -> bool:
+    return "key" in (rule.__kwdefaults__ or {})

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from stepsize.bounds import NON_NEGATIVE, WHOLE
 from stepsize.errors import suggestion
-from stepsize.optimizers.counted_normal import BLOCK, normal
+from stepsize.optimizers.counted_normal import Key, Numbering, Pair, in_chunks, normal, pair
 from stepsize.optimizers.execution import Coefficient
 from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, hyperparameters
 
@@ -19,44 +19,52 @@ NOISES = ("isotropic", "ball")
 
 
 def sgd(
-    x: Tensor,
-    g: Tensor,
+    x: Tensor | Pair,
+    g: Tensor | Pair,
     *,
     down: Any,
     decay: Any,
     scale: Any,
-    first: Tensor,
-    second: Tensor,
     noisy: bool,
     measured: bool,
-    start: Any = 0,
+    key: Any = None,
 ) -> Tensor | None:
     """One step of SGD, where down is -η, and scale times normal noise; x in place. Returns ‖g + λx‖² if that is wanted.
 
-    The noise of a coordinate is that of a key, (first, second), and of the coordinate's number, counted from start.
+    Compiled, x and g may be halves of blocks, which share a draw: most of a step's time goes into the draws.
     """
-    if isinstance(down, float):  # eager: with alpha it rounds once, as torch's SGD does
-        g = torch.add(g, x, alpha=decay)
+    if isinstance(x, Tensor) and isinstance(g, Tensor) and isinstance(down, float):
+        g = torch.add(g, x, alpha=decay)  # eager: with alpha it rounds once, as torch's SGD does
         x.add_(g, alpha=down)
         if noisy and scale:
-            for part, z in _noise(x, first, second, start):
+            for part, z in in_chunks(x, key):
                 part.add_(z, alpha=scale)
-    else:
-        g = g + x * decay
-        moved = g * down
-        if noisy:
-            index = torch.arange(x.numel(), dtype=torch.int32, device=x.device) + start
-            moved = moved + normal(index, first, second, x.dtype, fused=True) * scale
-        x.add_(moved)
-    return g.square().sum(dtype=torch.promote_types(g.dtype, torch.float32)) if measured else None
+        return _square(g) if measured else None
+    squares = []
+    for part, h, noise in _parts(x, g, key, noisy):
+        h = h + part * decay
+        part.add_(h * down + noise * scale)
+        squares += [_square(h)] if measured else []
+    return torch.stack(squares).sum() if measured else None
 
 
-def _noise(x: Tensor, first: Tensor, second: Tensor, start: Any = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Parts of x, and the noise of each."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    for at, part in enumerate(torch.split(x, BLOCK) if x.ndim == 1 else [x]):
-        index = torch.arange(at * BLOCK, at * BLOCK + part.numel(), dtype=torch.int32, device=x.device)
-        yield part, normal(index + start, first, second, wide, fused=False).view(part.shape)
+def _parts(
+    x: Tensor | Pair, g: Tensor | Pair, key: Sequence[Tensor], noisy: bool
+) -> list[tuple[Tensor, Tensor, Tensor | float]]:
+    """Parts of a parameter, their gradients and their noise."""
+    first, second, number = key
+    if isinstance(x, Tensor) and isinstance(g, Tensor):
+        numbers = torch.arange(x.numel(), dtype=torch.int32, device=x.device) + number
+        return [(x, g, normal(numbers, first, second, x.dtype, fused=True) if noisy else 0.0)]
+    blocks, width = x[0].shape
+    begins = torch.arange(blocks, dtype=torch.int32, device=x[0].device) * (2 * width) + number
+    numbers = begins[:, None] + torch.arange(width, dtype=torch.int32, device=x[0].device)
+    noise = pair(numbers, first, second, x[0].dtype, fused=True) if noisy else (0.0, 0.0)
+    return list(zip(x, g, noise, strict=True))
+
+
+def _square(g: Tensor) -> Tensor:
+    return g.square().sum(dtype=torch.promote_types(g.dtype, torch.float32))
 
 
 class PerturbedSGD(RuleOptimizer):
@@ -121,7 +129,7 @@ class PerturbedSGD(RuleOptimizer):
         compiled: bool | None = None,
         horizon: int | None = None,
     ) -> None:
-        self._size, self._start, self._draw = 0, 0, random.Random(0)  # of the step that is being taken
+        self._size, self._numbering, self._draw = 0, Numbering(), random.Random(0)  # of the step that is being taken
         # What belongs to all parameters is kept in the groups, equal in each, so that a checkpoint has it.
         super().__init__(params, hyperparameters(locals()) | {"t": 0, "t_noise": -interval_steps - 1})
 
@@ -139,11 +147,9 @@ class PerturbedSGD(RuleOptimizer):
             "down": -lr,
             "decay": float(group["weight_decay"]),
             "scale": lr * one["radius"] / math.sqrt(max(self._size, 1)),
-            "first": _half(self._draw),
-            "second": _half(self._draw),
             "noisy": isotropic and one["radius"] > 0,
             "measured": not isotropic,
-            "start": self._start,
+            "key": Key(_half(self._draw), _half(self._draw), self._numbering),
         }
 
     def advance(self, work: Sequence[tuple[Group, list[Tensor]]]) -> None:
@@ -151,11 +157,10 @@ class PerturbedSGD(RuleOptimizer):
         one, moving = self.param_groups[0], [p for group, found in work for p in found if float(group["lr"]) > 0]
         t, t_noise = one["t"], one["t_noise"]
         self._size = sum(p.numel() for p in moving)
-        self._start, squares = 0, []
+        self._numbering, squares = Numbering(), []
         for group, parameters in work:  # two groups alike are one: their coordinates are counted on, with the same key
             self._draw = random.Random(f"{one['seed']} {t}")
             squares += self.apply(sgd, group, parameters)
-            self._start += sum(p.numel() for p in parameters)
         if not moving:
             return
         due = one["noise"] == "ball" and t - t_noise > one["interval_steps"]
@@ -167,22 +172,22 @@ class PerturbedSGD(RuleOptimizer):
 
     def _perturb(self, moving: Sequence[Tensor], radius: float, draw: random.Random) -> None:
         """Add noise that is uniform in the ball: a direction that favours none, a length that favours no part of it."""
-        drawn = [_drawn(p, _half(draw), _half(draw)) for p in moving]
+        drawn = [_drawn(p, Key(_half(draw), _half(draw), Numbering())) for p in moving]
         length = radius * draw.random() ** (1 / self._size)
         scale = length / _root_of_sum([z.square().sum() for z in drawn])
         for p, z in zip(moving, drawn, strict=True):
             p.add_(z * scale.to(z))
 
 
-def _half(draw: random.Random) -> Tensor:
+def _half(draw: random.Random) -> int:
     """Half of a key: an odd number."""
-    return torch.tensor(2 * draw.getrandbits(31) + 1 - 2**31, dtype=torch.int32)
+    return 2 * draw.getrandbits(31) + 1 - 2**31
 
 
-def _drawn(p: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def _drawn(p: Tensor, key: Key) -> Tensor:
     """Normal numbers in the shape of a parameter."""
     flat = p.new_empty(p.numel())
-    return torch.cat([z for _, z in _noise(flat, first, second)]).view(p.shape)
+    return torch.cat([z for _, z in in_chunks(flat, key.at(0))]).view(p.shape)
 
 
 def _root_of_sum(squares: Sequence[Tensor]) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from stepsize.bounds import COUNT, Interval
-from stepsize.optimizers.execution import Coefficient, Rule, execute, pays
+from stepsize.optimizers.compilation import pays
+from stepsize.optimizers.execution import Coefficient, Rule, execute
 
 Group = dict[str, Any]
 
@@ -50,7 +51,7 @@ class RuleOptimizer(Optimizer, ABC):
     `state[p]["step"]`. It has 32 bits at least: in 16, a slow average would stand still between two numbers.
 
     Groups hold every hyperparameter, and two more that are no part of the algorithm: `compiled` (None leaves the choice
-    to `execution.pays`) and `horizon`, the steps of the whole run.
+    to `compilation.pays`) and `horizon`, the steps of the whole run.
     """
 
     rule: ClassVar[Rule]

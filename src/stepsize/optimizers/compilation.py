@@ -1,0 +1,141 @@
+"""A rule through torch.compile: one graph for all shapes and all values, and never a reason to stop."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_16_BITS = (torch.bfloat16, torch.float16)
+# Parameters times steps from which compiling, 10 s from an empty cache, is paid back on a CPU at the 0.25 to 1.5 ns
+# that a compiled rule saves a parameter at every step (docs/benchmarks.md).
+WORTH_COMPILING = 3e10
+
+# a·b + c rounded once, as a GPU's compiler does it: two operations fewer where arithmetic is the bound.
+_OPTIONS: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
+
+
+def pays(device: torch.device, size: int, horizon: int | None, saving: float = 1.0) -> bool:
+    """Whether compiling a rule is worth its time: always on a GPU, on a CPU where the run is long enough.
+
+    It depends on nothing that is measured while training, so that a run which is repeated takes the same arithmetic.
+
+    Args:
+        device: where the parameters lie.
+        size: elements of an optimizer's parameters there.
+        horizon: optimizer steps of the whole run; None where it is not known.
+        saving: how many times as much a compiled step saves as those of most rules do.
+    """
+    if device.type != "cpu":
+        return device.type == "cuda"
+    return horizon is not None and horizon * size * saving > WORTH_COMPILING
+
+
+class NotCompiledError(Exception):
+    """A rule cannot be compiled, here and now."""
+
+
+class CompiledRule:
+    """A rule, compiled, with coefficients.
+
+    Args:
+        rule: as in `execution.execute`, without `norm`.
+        like: a tensor on the device of all, and of their dtype.
+        coefficients: numbers become tensors on the CPU, so that another value compiles nothing anew; what chooses
+            between formulas, a bool or a word, is part of what is compiled.
+    """
+
+    failed = False  # in this process: what has failed once is not tried again
+
+    def __init__(self, rule: Callable[..., Tensor | None], like: Tensor, coefficients: Mapping[str, Any]) -> None:
+        words = {name: c for name, c in coefficients.items() if isinstance(c, (bool, str))}
+        numbers = {n: c for n, c in coefficients.items() if isinstance(c, (int, float)) and n not in words}
+        self._compiled = _compiled(rule, like.dtype, tuple(numbers), tuple(words.items()))
+        self._others = {n: c for n, c in coefficients.items() if n not in words and n not in numbers}
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        self._numbers = _on_their_way(torch.tensor([*numbers.values()], dtype=dtype), like.device)
+        self._device = like.device
+
+    def __call__(self, tensors: Sequence[Any], key: Tensor | None) -> Tensor | None:
+        """Call the rule.
+
+        Args:
+            tensors: vectors, or tuples of them, as the rule takes them.
+            key: a vector of int32 on the CPU, whose elements are the rule's keyword of this name.
+
+        Raises:
+            NotCompiledError: it cannot be compiled, and nothing has been done; the first time, with a warning.
+        """
+        if CompiledRule.failed:
+            raise NotCompiledError
+        given = None if key is None else _on_their_way(key, self._device)
+        try:
+            returned: Tensor | None = self._compiled(tensors, self._numbers, given, self._others)
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            CompiledRule.failed = True
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(f"torch.compile failed, the optimizer runs eagerly: {reason}", stacklevel=2)
+            raise NotCompiledError from error
+        return returned
+
+
+def widened(rule: Callable[..., Tensor | None], dtype: torch.dtype) -> Callable[..., Tensor | None]:
+    """The rule for a parameter of some dtype and its gradient: in float32 where that has 16 bits, rounded once."""
+    if dtype not in _16_BITS:
+        return rule
+
+    def wide(p: Tensor, g: Tensor, *state: Tensor, **coefficients: Any) -> Tensor | None:
+        x = p.float()
+        found = rule(x, g.float(), *state, **coefficients)
+        p.copy_(x)
+        return found
+
+    return wide
+
+
+def vectors(tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """The same memory as vectors, so that one compiled rule serves all shapes; None where the layouts differ.
+
+    `data`, for torch would compile anew for each number of dimensions of what a vector is a view of.
+    """
+    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
+        return None
+    if all(t.is_contiguous() for t in tensors):
+        return [t.view(-1).data for t in tensors]
+    if all(t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
+        return [t.permute(0, 2, 3, 1).view(-1).data for t in tensors]
+    return None
+
+
+Numbers = Tensor | tuple[Tensor, ...]
+
+
+def _on_their_way(numbers: Tensor, device: torch.device) -> Numbers:
+    # One input takes less time than one for each number, but a GPU's kernel takes 0-d tensors of the CPU only.
+    return numbers if device.type == "cpu" else numbers.unbind()
+
+
+def _each(numbers: Numbers) -> tuple[Tensor, ...]:
+    return numbers.unbind() if isinstance(numbers, Tensor) else numbers
+
+
+@cache
+def _compiled(
+    rule: Callable[..., Tensor | None],
+    dtype: torch.dtype,
+    numbers: tuple[str, ...],
+    words: tuple[tuple[str, bool | str], ...],
+) -> Any:
+    """A compiled rule for each combination of what it is compiled anew for: torch gives up after 8 of one function."""
+    given = widened(rule, dtype)
+
+    def call(tensors: Sequence[Any], values: Numbers, key: Numbers | None, others: Mapping[str, Any]) -> Tensor | None:
+        of_call = {} if key is None else {"key": _each(key)}
+        return given(*tensors, **dict(zip(numbers, _each(values), strict=True)), **dict(words), **others, **of_call)
+
+    call.__code__ = call.__code__.replace(co_name=getattr(rule, "__name__", "rule"))
+    return torch.compile(call, fullgraph=True, dynamic=True, options=_OPTIONS)
