@@ -5,6 +5,7 @@
     python scripts/bench_optimizers.py matrices_24 muon
     python scripts/bench_optimizers.py small --device cuda --markdown
     python scripts/bench_optimizers.py transformer lion --cold   # compiles in a fresh process with an empty cache
+    python scripts/bench_optimizers.py transformer soap --set max_precondition_dim=2048
     pip install pytorch_optimizer timm schedulefree heavyball    # the peers; what is not installed is left out
 
 Only the step is timed, not a network. Every side has its own parameters, gradients and states; gradients are random and
@@ -75,6 +76,7 @@ from tqdm import tqdm
 from optimizer_peers import PEERS, PERIOD, Peer
 from optimizer_shapes import SHAPES, Shapes
 from stepsize import build
+from stepsize.answers import one_line_errors
 from stepsize.config import CONF, register
 from stepsize.errors import suggestion
 from stepsize.optimizers import OPTIMIZERS
@@ -201,10 +203,11 @@ def fixed(shapes: Shapes, device: torch.device) -> list[Tensor]:
     return found
 
 
-def chosen(word: str, device: torch.device) -> tuple[type[Optimizer], dict[str, Any]]:
-    """The class of a word and the hyperparameters of its YAML."""
+def chosen(word: str, device: torch.device, also: Sequence[str] = ()) -> tuple[type[Optimizer], dict[str, Any]]:
+    """The class of a word and the hyperparameters of its YAML, over which go others, as KEY=VALUE."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("train", [f"optimizer={word}", "name=bench", "run_dir=unused"])
+        words = [f"optimizer.{said}" for said in also]
+        cfg = compose("train", [f"optimizer={word}", "name=bench", "run_dir=unused", *words])
     made = build.optimizer(cfg, device)
     cls: Any = made.func
     kept = {k: v for k, v in made.keywords.items() if k not in ("fused", "foreach", "compiled")}
@@ -252,9 +255,9 @@ def peer_sides(word: str, peer: Peer, numbers: Mapping[str, Any]) -> Iterator[Si
         yield Side(word=word, name=f"{name} foreach", library=library, make=partial(make, foreach=True))
 
 
-def sides_of(word: str, device: torch.device) -> tuple[list[Side], list[str]]:
+def sides_of(word: str, device: torch.device, also: Sequence[str] = ()) -> tuple[list[Side], list[str]]:
     """All sides of a word, ours or torch's first, and notes on what is left out."""
-    cls, numbers = chosen(word, device)
+    cls, numbers = chosen(word, device, also)
     library = cls.__module__.partition(".")[0]
     variants: dict[str, dict[str, Any]] = {"ours compiled": {"compiled": True}, "ours eager": {"compiled": False}}
     if word in HIDDEN_MATRICES:
@@ -381,7 +384,7 @@ def measure(word: str, shapes: Shapes, args: argparse.Namespace, bar: Any) -> tu
     shapes = hidden(shapes) if word in HIDDEN_MATRICES else shapes
     count = elements(shapes)
     copy, (matmul, operations) = copying(count, args.device), product(args.device)
-    sides, notes = sides_of(word, args.device)
+    sides, notes = sides_of(word, args.device, args.also)
     notes += contest(sides, [copy, matmul] if word in HIDDEN_MATRICES else [copy], shapes, args, bar)
     sides = [side for side in sides if side.turns]
     if args.cold and sides[0].library == "stepsize":
@@ -397,7 +400,7 @@ def measure(word: str, shapes: Shapes, args: argparse.Namespace, bar: Any) -> tu
     turns, copied = len(copy.turns), 8 * count / copy.seconds / 1e9
     notes.append(f"{word}: {count} parameters in {len(shapes)} tensors; {turns} turns; copy {copied:.1f} GB/s")
     if matmul.turns:
-        iterations = chosen(word, args.device)[1].get("ns_steps", 5)
+        iterations = chosen(word, args.device, args.also)[1].get("ns_steps", 5)
         work = iterations * sum(4 * min(s) ** 2 * max(s) + 2 * min(s) ** 3 for s in shapes.values())
         peak = operations / matmul.seconds
         notes.append(f"{word}: {work / 1e9:.2f} GFLOP a step; product {peak / 1e9:.0f} GFLOP/s")
@@ -414,22 +417,22 @@ def cold(word: str, shapes: Shapes, args: argparse.Namespace) -> float:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
         try:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-                return pool.submit(compiling, word, shapes, args.device, args.threads).result()
+                return pool.submit(compiling, word, shapes, args).result()
         finally:
             os.environ.pop("TORCHINDUCTOR_CACHE_DIR")
             if before is not None:
                 os.environ["TORCHINDUCTOR_CACHE_DIR"] = before
 
 
-def compiling(word: str, shapes: Shapes, device: torch.device, threads: int) -> float:
+def compiling(word: str, shapes: Shapes, args: argparse.Namespace) -> float:
     """What a process pays for compiling a word."""
     register()
-    torch.set_num_threads(threads)
-    side = sides_of(word, device)[0][0]
+    torch.set_num_threads(args.threads)
+    side = sides_of(word, args.device, args.also)[0][0]
     with quiet():
-        side.prepare(shapes, device)
+        side.prepare(shapes, args.device)
         for _ in range(WARM):
-            side.turn(device)
+            side.turn(args.device)
     return side.compiling
 
 
@@ -471,6 +474,7 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@one_line_errors
 def main() -> None:
     """Measure the words on the shapes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -480,6 +484,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10, help="after which a word's turns end")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of the CPU")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
+    parser.add_argument("--set", nargs="*", default=[], dest="also", metavar="KEY=VALUE", help="hyperparameters")
     parser.add_argument("--cold", action="store_true", help="compile ours in a fresh process with an empty cache")
     parser.add_argument("--markdown", action="store_true", help="print a table for a Markdown page")
     args = parser.parse_args()
@@ -496,6 +501,8 @@ def main() -> None:
     where = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else f"{args.threads} threads"
     shapes = SHAPES[args.shapes]()
     words = args.words or list(OPTIMIZERS)
+    for word in words if args.also else ():
+        chosen(word, args.device, args.also)  # what is wrong with them is said before anything is measured
     rows: list[Row] = []
     notes = [f"{word}: left out, since it calls the closure again" for word in words if word in CLOSURE]
     try:

@@ -50,7 +50,10 @@ PEERS: dict[str, list[Peer]] = {
         Peer("timm.optim.muon.Muon"),
         Peer("heavyball.Muon", also=KEPT | {"heavyball_momentum": True}),
     ],
-    "soap": [Peer("pytorch_optimizer.SOAP"), Peer("heavyball.SOAP", also=KEPT | {"use_precond_schedule": False})],
+    "soap": [
+        Peer("pytorch_optimizer.SOAP"),
+        Peer("heavyball.SOAP", {"max_precond_dim": "max_precondition_dim"}, KEPT | {"use_precond_schedule": False}),
+    ],
     "shampoo": [
         Peer("pytorch_optimizer.Shampoo", ROOTS),
         Peer("pytorch_optimizer.ScalableShampoo", ROOTS, variant="scalable"),

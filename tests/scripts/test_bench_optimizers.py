@@ -63,6 +63,17 @@ def test_every_side_of_a_word_has_a_row(
         assert float(nanoseconds) == pytest.approx(float(milliseconds) * 1e6 / 1080, rel=0.1)
 
 
+def test_hyperparameters_can_be_set_for_all_sides(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], without_peers: None
+) -> None:
+    assert script.chosen("shampoo", CPU, ["precondition_frequency=1"])[1]["precondition_frequency"] == 1
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "tiny", "lion", "--set", "weigth_decay=1")
+    out = capsys.readouterr()
+    assert "did you mean weight_decay?" in out.err
+    assert "ours compiled" not in out.out
+
+
 def test_what_compiling_saves_and_costs_is_printed_for_ours(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
