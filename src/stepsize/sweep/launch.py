@@ -3,7 +3,6 @@
 import copy
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +17,8 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from stepsize.sweep.composing import Composer
+
 
 @dataclass(frozen=True)
 class Application:
@@ -25,11 +26,13 @@ class Application:
 
     Args:
         context, config, task: what Hydra gives a launcher.
+        expected: words of jobs that are likely to come, to be quick with those that choose the same.
     """
 
     context: HydraContext
     config: DictConfig
     task: Callable[[Any], Any]
+    expected: Sequence[Sequence[str]] = ()
 
     def packed(self) -> bytes:
         """A packed call that `ForkServer` makes once, for all processes that `run` or `trial` this application."""
@@ -54,29 +57,31 @@ class Files(CachingConfigRepository):
         return copy.deepcopy(super().load_config(config_path))
 
 
-_taken: Application | None = None
+_taken: tuple[Application, Composer] | None = None
 
 
 def take(application: Application, singletons: Any) -> None:
     """Make this process, and those that are forked from it, ready to run jobs of an application.
 
-    The config is composed once, so that files have been read and parsers have learnt their grammars. It is thrown away,
-    and nothing of it, no name or time that is drawn, is seen by a job.
+    What is expected is composed once, without the words that set values. Files have been read then, and parsers have
+    learnt their grammars; nothing has been resolved, so that no name or time that is drawn is seen by a job.
 
     Args:
         application: to run.
         singletons: that Hydra keeps.
     """
     global _taken
-    _taken = application
     loader: Any = application.context.config_loader
     loader.repository = Files(loader.repository)
     Singleton.set_state(singletons)
     setup_globals()
-    with suppress(Exception), warnings.catch_warnings():  # whatever is wrong with the words, each job says itself
-        warnings.simplefilter("ignore")
-        words = list(application.config.hydra.overrides.task)
-        OmegaConf.to_yaml(loader.load_sweep_config(application.config, words))
+    composer = Composer(loader, application.config)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # each job warns itself
+        for words in application.expected:
+            composer.keep(words)
+        OmegaConf.to_yaml(application.config)
+    _taken = application, composer
 
 
 def call(job: Callable[..., Any], overrides: Sequence[str], number: int) -> bytes:
@@ -92,15 +97,15 @@ def run(overrides: Sequence[str], number: int) -> JobReturn:
         number: `hydra.job.num`.
     """
     assert _taken is not None
-    context, config, task = _taken.context, _taken.config, _taken.task
-    sweep_config = context.config_loader.load_sweep_config(config, list(overrides))
+    application, composer = _taken
+    sweep_config = composer.compose(overrides)
     with open_dict(sweep_config):
         sweep_config.hydra.job.id = f"{sweep_config.hydra.job.name}_{number}"
         sweep_config.hydra.job.num = number
     HydraConfig.instance().set_config(sweep_config)
     return run_job(
-        hydra_context=context,
-        task_function=task,
+        hydra_context=application.context,
+        task_function=application.task,
         config=sweep_config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",

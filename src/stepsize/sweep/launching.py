@@ -41,7 +41,8 @@ def launch(
     """
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    server = ForkServer([*preload, "stepsize.sweep.parsers"], Application(context, config, task).packed())
+    application = Application(context, config, task, expected=jobs)
+    server = ForkServer([*preload, "stepsize.sweep.parsers"], application.packed())
     server.warm()
     left = list(enumerate(jobs))
     running: dict[Process, int] = {}

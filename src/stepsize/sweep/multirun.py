@@ -85,8 +85,10 @@ class Multirun:
         """
         workers = self.options.workers
         runner: Runner
+        found = arms(self.options, arguments, self._compose, self.context.config_loader)
         if launcher is None:
-            server = ForkServer(self._preload(), Application(self.context, self.config, self.trial_task()).packed())
+            application = Application(self.context, self.config, self.trial_task(), [arm.overrides for arm in found])
+            server = ForkServer(self._preload(), application.packed())
             server.warm()
             runner = Pool(server, workers, self.folder)
         else:
@@ -95,7 +97,6 @@ class Multirun:
         meeting = {"storage": storage.shown(self.url)} if self.options.storage else {}
         hydra = [str(text) for text in self.config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
         about = About(self.name, _program(), tuple(arguments), tuple(hydra), facts() | meeting)
-        found = arms(self.options, arguments, self._compose, self.context.config_loader)
         check(self.options, found)
         for line in dict.fromkeys(line for arm in found for line in linear_rates(arm.space)):
             print(f"warning: {line}")
