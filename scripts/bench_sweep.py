@@ -40,7 +40,7 @@ from stepsize.config import CONF, register
 from stepsize.run import train
 
 TRAIN = CONF.parent / "train.py"
-WORDS = ("data=digits", "model=mlp", "trainer=cpu", "trainer.max_epochs=15")
+WORDS = ("data=digits", "model=mlp", "trainer=cpu", "trainer.max_epochs=30")
 
 
 def application(words: Sequence[str]) -> tuple[HydraContext, DictConfig]:

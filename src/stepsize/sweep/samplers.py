@@ -16,6 +16,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from stepsize.errors import ConfigError, suggestion
+from stepsize.sweep.retries import is_repeat
 from stepsize.sweep.seen import seen, stored
 from stepsize.sweep.space import Space, rounded
 
@@ -167,6 +168,8 @@ class _Sampler(BaseSampler):
         return inner.sample_independent(self._seen(study, trial), _as_first(trial), param_name, param_distribution)
 
     def _seen(self, study: Study, trial: FrozenTrial) -> Study:
+        if self._name == "random":  # it looks at nothing
+            return study
         return seen(study, trial, is_pruned_complete=self._name in ("gp", "cmaes"))
 
     def _inner(self, study: Study, trial: FrozenTrial, draw: str) -> BaseSampler:
@@ -218,10 +221,7 @@ def _as_first(trial: FrozenTrial) -> FrozenTrial:
 def _index(study: Study, trial: FrozenTrial) -> int:
     """How many points of a sequence the trials before this one take: all but those with given values and repeats."""
     number = _first_number(trial)
-    return sum(
-        t.number < number and not t.system_attrs.get("fixed_params") and "failed_trial" not in t.system_attrs
-        for t in stored(study)
-    )
+    return sum(t.number < number and not t.system_attrs.get("fixed_params") and not is_repeat(t) for t in stored(study))
 
 
 def _value(distribution: FloatDistribution, at: Fraction) -> float:

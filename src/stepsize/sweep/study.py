@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from stepsize.errors import ConfigError
@@ -19,8 +19,11 @@ from stepsize.sweep.liveness import is_gone, this_process
 from stepsize.sweep.plan import COUNTED, Claimed, Plan, best
 from stepsize.sweep.pruners import pruner
 from stepsize.sweep.reports import Reports, lasting, write
+from stepsize.sweep.retries import is_repeat, repeat, replacement
 from stepsize.sweep.space import Space
 from stepsize.sweep.widening import widening
+
+_AHEAD = 16  # trials that are made to wait at a time: each look at a study reads all that have not finished
 
 
 class Study:
@@ -94,18 +97,19 @@ class Study:
         """The next trial, as this process's own; None where the rest are being run, or all have finished.
 
         A trial waits until one process has changed its state to running; the storage lets only one do that. Two that
-        find too few waiting at once may both add one: those beyond the target are left to wait.
+        find too few waiting at once may both add some: those beyond the target are left to wait.
         """
         self.attributes = self.study.user_attrs
         self._widened = self.attributes.get("widened", [])
         alive = [t for t in self.trials() if t.state != TrialState.FAIL]
-        for _ in range(self.target - len(alive)):
-            self._storage.create_new_trial(self._id, template_trial=optuna.create_trial(state=TrialState.WAITING))
-            alive = [t for t in self.trials() if t.state != TrialState.FAIL]
-            if len(alive) >= self.target:
-                break
+        if not any(t.state == TrialState.WAITING for t in alive):
+            for _ in range(min(self.target - len(alive), _AHEAD)):
+                self._storage.create_new_trial(self._id, template_trial=optuna.create_trial(state=TrialState.WAITING))
+                alive = [t for t in self.trials() if t.state != TrialState.FAIL]
+                if len(alive) >= self.target:  # another has made some, too
+                    break
         waiting = [t for t in alive if t.state == TrialState.WAITING]
-        waiting.sort(key=lambda t: "failed_trial" not in t.system_attrs)  # what was killed comes before surplus ones
+        waiting.sort(key=lambda t: not is_repeat(t))  # what was killed comes before surplus ones
         for t in waiting[: max(0, self.target - len(alive) + len(waiting))]:
             with suppress(UpdateFinishedTrialError):  # another was faster, and has even finished it
                 if self._storage.set_trial_state_values(t._trial_id, TrialState.RUNNING):
@@ -114,8 +118,9 @@ class Study:
 
     def _kept_unless_it_fails(self, claimed: FrozenTrial) -> Claimed | None:
         try:
-            if sum(t.state not in (TrialState.FAIL, TrialState.WAITING) for t in self.trials()) <= self.target:
-                return self._sampled(claimed)
+            trials = self.trials()
+            if sum(t.state not in (TrialState.FAIL, TrialState.WAITING) for t in trials) <= self.target:
+                return self._sampled(claimed, trials)
             # Two that saw different ones wait have claimed one each: the later of them is too many.
             self._storage.set_trial_state_values(claimed._trial_id, TrialState.WAITING)
             return None
@@ -123,11 +128,11 @@ class Study:
             self._storage.set_trial_state_values(claimed._trial_id, TrialState.WAITING)
             raise
 
-    def _sampled(self, waiting: FrozenTrial) -> Claimed:
+    def _sampled(self, waiting: FrozenTrial, trials: Sequence[FrozenTrial]) -> Claimed:
         trial_id, number = waiting._trial_id, waiting.number
         folder = str(Path(self.plan.folder) / str(number))
         write(self._storage, trial_id, {}, {"runner": this_process(), "folder": folder})
-        fixed = self._fixed(waiting)
+        fixed = self._fixed(waiting, trials)
         if fixed:
             self._storage.set_trial_system_attr(trial_id, "fixed_params", fixed)
         if self.plan.sampler != "listed":
@@ -141,10 +146,10 @@ class Study:
                 trial._suggest(name, distribution)
         return Claimed(trial, number, trial_id, dict(trial.params), folder)
 
-    def _fixed(self, waiting: FrozenTrial) -> dict[str, Any]:
+    def _fixed(self, waiting: FrozenTrial, trials: Sequence[FrozenTrial]) -> dict[str, Any]:
         """The parameters that are not the sampler's to choose."""
-        index = sum(t.number < waiting.number and "failed_trial" not in t.system_attrs for t in self.trials())
-        if self.plan.listed and "failed_trial" not in waiting.system_attrs:
+        index = sum(t.number < waiting.number and not is_repeat(t) for t in trials)
+        if self.plan.listed and not is_repeat(waiting):
             return {name: values[index % len(values)] for name, values in self.plan.listed.items()}
         for widened in self._widened:
             if widened["values"] and 0 <= index - widened["at"] < widened["trials"]:
@@ -211,15 +216,7 @@ class Study:
                 return
             self._storage.set_trial_user_attr(claimed.id, "reason", "interrupted")
             self._storage.set_trial_state_values(claimed.id, TrialState.FAIL)
-            first = {"failed_trial": trial.system_attrs.get("failed_trial", trial.number)}
-            self.study.add_trial(
-                optuna.create_trial(
-                    state=TrialState.WAITING,
-                    params=trial.params,
-                    distributions=trial.distributions,
-                    system_attrs=first,
-                )
-            )
+            self.study.add_trial(replacement(trial))
 
     def beat(self, trial_id: int) -> None:
         """Say that a trial is alive."""
@@ -242,13 +239,9 @@ class Study:
         except UpdateFinishedTrialError:  # another worker was faster
             return False
         failed = self._storage.get_trial(trial_id)
-        again = retry and "failed_trial" not in failed.system_attrs
+        again = retry and not is_repeat(failed)
         if again:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                clean = {k: v for k, v in failed.user_attrs.items() if k not in ("runner", "reason", "seconds")}
-                failed.user_attrs = clean
-                RetryHeartbeatStaleTrialCallback(max_retry=1)(self.study, failed)
+            repeat(self.study, failed)
         return count or again
 
     def note(self, claimed: Claimed, facts: Mapping[str, Any], reports: Reports | None = None) -> None:

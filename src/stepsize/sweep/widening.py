@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from stepsize.sweep import samplers
 from stepsize.sweep.plan import COUNTED, Plan, best
 from stepsize.sweep.results import edge
+from stepsize.sweep.retries import is_repeat
 from stepsize.sweep.space import rounded
 
 _MOST = 2  # decades added at each end
@@ -38,7 +39,7 @@ def widening(
         "end": end,
         "low": rounded(now.low / 10) if end == "low" else now.low,
         "high": rounded(now.high * 10) if end == "high" else now.high,
-        "at": sum("failed_trial" not in t.system_attrs and t.state != TrialState.WAITING for t in trials),
+        "at": sum(not is_repeat(t) and t.state != TrialState.WAITING for t in trials),
         "trials": len(values) or max(2, plan.n_trials // 4),
         "values": values,
     }
