@@ -118,14 +118,18 @@ def test_whoever_looks_amid_an_interval_finds_a_gradient_of_the_step_before() ->
 
 
 def test_looking_twice_asks_the_device_once() -> None:
+    looked = []
+
     class Looks(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *rest: Any) -> None:
             monitor.look(trainer)
             monitor.look(None)  # type: ignore[arg-type] - there is nothing to be asked of it
+            looked.append(trainer.global_step)
 
     monitor = Monitor()
-    fit(Looks(), steps=2)
+    fit(Looks(), steps=2)  # it takes no part yet
     fit(monitor, Looks(), steps=2)
+    assert looked == [1, 2, 1, 2]
 
 
 def test_no_step_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +184,7 @@ def test_the_norm_of_half_precision_gradients_does_not_overflow_where_they_do_no
                 p.grad.fill_(6e4)
 
     fit(Large(), monitor, precision="16-true", lr=1e-9)
+    assert monitor.watch.skipped == 0
 
 
 @pytest.mark.parametrize(
