@@ -15,9 +15,11 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 
 from stepsize.optimizers import compilation
-from stepsize.optimizers.compilation import WORTH_COMPILING, CompiledRule, pays
+from stepsize.optimizers.compilation import WORTH_COMPILING, WORTH_LOOKING, CompiledRule, pays
 from stepsize.optimizers.execution import SMALL, execute
 from stepsize.optimizers.lion import Lion
+
+LARGE = 2 * WORTH_LOOKING
 
 
 def halve_the_way(p: Tensor, g: Tensor, m: Tensor, *, rate: Any) -> None:
@@ -52,7 +54,7 @@ def _uncompiled() -> Iterator[None]:
     """What was compiled, or has failed to be, is forgotten before and after."""
 
     def forget() -> None:
-        CompiledRule.failed = False
+        CompiledRule.failed.clear()
         compilation._compiled.cache_clear()
         torch._dynamo.reset()
 
@@ -63,10 +65,14 @@ def _uncompiled() -> Iterator[None]:
 
 @pytest.mark.parametrize(
     ("horizon", "expected"),
-    [(None, False), (0, False), (int(WORTH_COMPILING) // 100, False), (int(WORTH_COMPILING) // 100 + 1, True)],
+    [(None, False), (0, False), (int(WORTH_COMPILING / LARGE), False), (int(WORTH_COMPILING / LARGE) + 1, True)],
 )
 def test_on_a_cpu_compiling_pays_where_the_run_is_long(horizon: int | None, expected: bool) -> None:
-    assert pays(torch.device("cpu"), 100, horizon) is expected
+    assert pays(torch.device("cpu"), LARGE, horizon) is expected
+
+
+def test_on_a_cpu_compiling_a_small_networks_rule_never_pays() -> None:
+    assert not pays(torch.device("cpu"), WORTH_LOOKING - 1, 10**9)
 
 
 @pytest.mark.parametrize("device", ["meta"])
@@ -75,9 +81,9 @@ def test_where_nothing_was_measured_it_does_not_pay(device: str) -> None:
 
 
 def test_a_rule_that_gains_more_is_compiled_for_a_shorter_run() -> None:
-    horizon = round(WORTH_COMPILING / 100 / 5)
-    assert pays(torch.device("cpu"), 100, horizon, saving=10.0)
-    assert not pays(torch.device("cpu"), 100, horizon)
+    horizon = round(WORTH_COMPILING / LARGE / 5)
+    assert pays(torch.device("cpu"), LARGE, horizon, saving=10.0)
+    assert not pays(torch.device("cpu"), LARGE, horizon)
 
 
 @pytest.mark.usefixtures("_uncompiled")

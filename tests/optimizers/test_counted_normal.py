@@ -29,14 +29,13 @@ N = 1 << 20
 KEYS = [(1, 1), (3, 1), (1, 3), (-(2**31) + 1, 2**31 - 1), (123456789, -987654321)]
 
 
-def key(words: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    first, second = (torch.tensor(w, dtype=torch.int32) for w in words)
-    return first, second
+def key(of: tuple[int, int]) -> tuple[Tensor, ...]:
+    return Key(*of, Numbering()).at(0).unbind()
 
 
 def drawn(of: tuple[int, int], start: int = 0, *, fused: bool = True) -> Tensor:
     index = torch.arange(N, dtype=torch.int32) + start
-    return normal(index, *key(of), torch.float32, fused=fused).double()
+    return normal(index, key(of), torch.float32, fused=fused).double()
 
 
 def correlation(x: Tensor, y: Tensor) -> float:
@@ -80,7 +79,7 @@ def test_keys_that_differ_little_give_numbers_that_do_not_correlate(
 
 @pytest.mark.parametrize("of", KEYS)
 def test_every_byte_of_the_words_is_uniform(of: tuple[int, int]) -> None:
-    for word in words(torch.arange(N, dtype=torch.int32), *key(of)):
+    for word in words(torch.arange(N, dtype=torch.int32), key(of)):
         for shift in (8, 16, 24):  # the lowest one decides about the last bits of the smallest angles only
             counts = torch.bincount((word >> shift) & 255, minlength=256).double()
             square = float((counts - N / 256).square().sum() / (N / 256))
@@ -89,7 +88,7 @@ def test_every_byte_of_the_words_is_uniform(of: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("of", KEYS)
 def test_the_two_of_a_draw_do_not_correlate(of: tuple[int, int]) -> None:
-    one, other = (z.double() for z in pair(torch.arange(N, dtype=torch.int32), *key(of), torch.float32, fused=True))
+    one, other = (z.double() for z in pair(torch.arange(N, dtype=torch.int32), key(of), torch.float32, fused=True))
     assert abs(correlation(one, other)) < 4.5
     assert abs(correlation(one**2 - 1, other**2 - 1)) / 2 < 4.5
     assert abs(correlation(one**2 - 1, other)) / math.sqrt(2) < 4.5
@@ -105,7 +104,7 @@ def test_drawn_in_chunks_they_are_the_same(number: int, shape: tuple[int, ...]) 
     x = torch.empty(shape)
     found = list(in_chunks(x, Key(*KEYS[4], Numbering()).at(number)))
     assert [part.shape for part, _ in found] == [z.shape for _, z in found]
-    expected = normal(torch.arange(x.numel(), dtype=torch.int32) + number, *key(KEYS[4]), torch.float32, fused=False)
+    expected = normal(torch.arange(x.numel(), dtype=torch.int32) + number, key(KEYS[4]), torch.float32, fused=False)
     assert torch.equal(torch.cat([z.flatten() for _, z in found]), expected)
 
 
@@ -118,13 +117,13 @@ def test_blocks_are_a_vector_in_halves_and_what_is_left(number: int, size: int) 
         if isinstance(given, tuple):
             lanes = torch.arange(WIDTH, dtype=torch.int32)
             smaller = torch.arange(len(given[0]), dtype=torch.int32)[:, None] * BLOCK + lanes + first
-            both = torch.stack(pair(smaller, *key(KEYS[4]), torch.float32, fused=True), 1)
+            both = torch.stack(pair(smaller, key(KEYS[4]), torch.float32, fused=True), 1)
         else:
-            both = normal(torch.arange(len(given), dtype=torch.int32) + first, *key(KEYS[4]), torch.float32, fused=True)
+            both = normal(torch.arange(len(given), dtype=torch.int32) + first, key(KEYS[4]), torch.float32, fused=True)
         seen[int(whole[0]) : int(whole[0]) + len(whole)] = both.view(-1)
         rebuilt = torch.stack(given, 1).view(-1) if isinstance(given, tuple) else given
         assert torch.equal(rebuilt, whole)
-    every = normal(torch.arange(size, dtype=torch.int32) + number, *key(KEYS[4]), torch.float32, fused=True)
+    every = normal(torch.arange(size, dtype=torch.int32) + number, key(KEYS[4]), torch.float32, fused=True)
     assert torch.equal(seen, every)
 
 
@@ -159,6 +158,6 @@ def test_the_polynomials_are_the_logarithm_the_sine_and_the_cosine() -> None:
 
 def test_float64_has_more_bits_than_float32_and_the_same_numbers() -> None:
     index = torch.arange(N, dtype=torch.int32)
-    fine = normal(index, *key(KEYS[4]), torch.float64, fused=True)
+    fine = normal(index, key(KEYS[4]), torch.float64, fused=True)
     assert len(torch.unique(fine)) > 0.999 * N
     torch.testing.assert_close(drawn(KEYS[4]), fine, rtol=0, atol=5e-6)

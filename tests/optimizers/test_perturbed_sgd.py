@@ -202,7 +202,18 @@ def test_compiled_large_and_small_parameters_get_the_noise_they_get_eagerly(kind
         moved.append(torch.cat([p.detach() for group in optimizer.param_groups for p in group["params"]]))
     eager, compiled_ = moved
     torch.testing.assert_close(compiled_, eager, rtol=2e-6, atol=float(2e-6 * eager.abs().max()))
-    assert len(eager.unique()) > 0.99 * len(eager)  # no two get the same draw
+
+
+def test_no_two_coordinates_get_the_same_draw() -> None:
+    sizes = [LARGE + 1, 300, 3 * LARGE, LARGE + BLOCK, 1, 7, 9]  # the small ones of a group are packed
+    groups = [{"params": [nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in sizes]} for _ in range(2)]
+    optimizer = PerturbedSGD(groups)
+    everything = [p for group in optimizer.param_groups for p in group["params"]]
+    for p in everything:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    moved = torch.cat([p.detach() for p in everything])
+    assert len(moved.unique()) == len(moved)
 
 
 @pytest.mark.parametrize("kind", NOISES)

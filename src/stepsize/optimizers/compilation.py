@@ -1,9 +1,9 @@
-"""A rule through torch.compile: one graph for all shapes and all values, and never a reason to stop."""
+"""A rule through torch.compile: few graphs for all shapes and all values, and never a reason to stop."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ _16_BITS = (torch.bfloat16, torch.float16)
 # that a compiled rule saves a parameter at every step (docs/benchmarks.md).
 WORTH_COMPILING = 3e10
 
-# a·b + c rounded once, as a GPU's compiler does it: two operations fewer where arithmetic is the bound.
-_OPTIONS: dict[str, Any] = {"cpp.enable_floating_point_contract_flag": "fast"}
+# Below, in elements, a compiled step took longer than an eager one (the rows `small` and `matrices_31` there).
+WORTH_LOOKING = 1_000_000
 
 
 def pays(device: torch.device, size: int, horizon: int | None, saving: float = 1.0) -> bool:
@@ -30,7 +30,7 @@ def pays(device: torch.device, size: int, horizon: int | None, saving: float = 1
     """
     if device.type != "cpu":
         return device.type == "cuda"
-    return horizon is not None and horizon * size * saving > WORTH_COMPILING
+    return size >= WORTH_LOOKING and horizon is not None and horizon * size * saving > WORTH_COMPILING
 
 
 class NotCompiledError(Exception):
@@ -44,16 +44,16 @@ class CompiledRule:
         rule: as in `execution.execute`, without `norm`.
         like: a tensor on the device of all, and of their dtype.
         coefficients: numbers become tensors on the CPU, so that another value compiles nothing anew; what chooses
-            between formulas, a bool or a word, is part of what is compiled.
+            between formulas, a bool or a word, is part of what is compiled. A `key` is given to each call.
     """
 
-    failed = False  # in this process: what has failed once is not tried again
+    failed: ClassVar[set[Any]] = set()  # rules, in this process: what has failed once is not tried again
 
     def __init__(self, rule: Callable[..., Tensor | None], like: Tensor, coefficients: Mapping[str, Any]) -> None:
         words = {name: c for name, c in coefficients.items() if isinstance(c, (bool, str))}
         numbers = {n: c for n, c in coefficients.items() if isinstance(c, (int, float)) and n not in words}
-        self._compiled = _compiled(rule, like.dtype, tuple(numbers), tuple(words.items()))
-        self._others = {n: c for n, c in coefficients.items() if n not in words and n not in numbers}
+        self._rule, self._form = rule, (rule, like.dtype, like.device.type, tuple(numbers), tuple(words.items()))
+        self._others = {n: c for n, c in coefficients.items() if n not in (*words, *numbers, "key")}
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._numbers = _on_their_way(torch.tensor([*numbers.values()], dtype=dtype), like.device)
         self._device = like.device
@@ -68,15 +68,16 @@ class CompiledRule:
         Raises:
             NotCompiledError: it cannot be compiled, and nothing has been done; the first time, with a warning.
         """
-        if CompiledRule.failed:
+        if self._rule in CompiledRule.failed:
             raise NotCompiledError
         given = None if key is None else _on_their_way(key, self._device)
         try:
-            returned: Tensor | None = self._compiled(tensors, self._numbers, given, self._others)
+            compiled = _compiled(*self._form, in_halves=isinstance(tensors[0], tuple))
+            returned: Tensor | None = compiled(tensors, self._numbers, given, self._others)
         except Exception as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
-            CompiledRule.failed = True
+            CompiledRule.failed.add(self._rule)
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"torch.compile failed, the optimizer runs eagerly: {reason}", stacklevel=2)
             raise NotCompiledError from error
@@ -127,8 +128,11 @@ def _each(numbers: Numbers) -> tuple[Tensor, ...]:
 def _compiled(
     rule: Callable[..., Tensor | None],
     dtype: torch.dtype,
+    device: str,
     numbers: tuple[str, ...],
     words: tuple[tuple[str, bool | str], ...],
+    *,
+    in_halves: bool,
 ) -> Any:
     """A compiled rule for each combination of what it is compiled anew for: torch gives up after 8 of one function."""
     given = widened(rule, dtype)
@@ -138,4 +142,12 @@ def _compiled(
         return given(*tensors, **dict(zip(numbers, _each(values), strict=True)), **dict(words), **others, **of_call)
 
     call.__code__ = call.__code__.replace(co_name=getattr(rule, "__name__", "rule"))
-    return torch.compile(call, fullgraph=True, dynamic=True, options=_OPTIONS)
+    return torch.compile(call, fullgraph=True, dynamic=True, options=_options())
+
+
+def _options() -> dict[str, Any]:
+    # a·b + c rounded once, as a GPU's compiler does it: fewer operations where arithmetic is the bound.
+    known = "enable_floating_point_contract_flag"
+    from torch._inductor import config  # takes a while, and only those who compile need it
+
+    return {f"cpp.{known}": "fast"} if hasattr(config.cpp, known) else {}

@@ -30,15 +30,18 @@ class Numbering:
 
 @dataclass(frozen=True)
 class Key:
-    """Which normal numbers are drawn: those of two random halves, odd and int32, for the numbers of coordinates."""
+    """Which normal numbers are drawn: those of two random halves, odd and int32, for the numbers of coordinates.
+
+    What takes a key of four wants what `at` returns, or its elements: first, second, their product, a number.
+    """
 
     first: int
     second: int
     numbering: Numbering
 
     def at(self, number: int) -> Tensor:
-        """The two halves and the number of a first coordinate, as int32 on the CPU."""
-        return torch.tensor([self.first, self.second, number], dtype=torch.int32)
+        """The two halves, their product and the number of a first coordinate, as int32 on the CPU."""
+        return torch.tensor([self.first, self.second, int32(self.first * self.second), number], dtype=torch.int32)
 
 
 def int32(number: int) -> int:
@@ -68,7 +71,7 @@ def blocks(vectors: Sequence[Tensor], number: int) -> Iterator[tuple[Sequence[Te
         yield left, left, int32(number + whole)
 
 
-def words(index: Tensor, first: Tensor, second: Tensor) -> Pair:
+def words(index: Tensor, key: Sequence[Tensor]) -> Pair:
     """Two random words of 32 bits for each index, by pcg3d.
 
     Mark Jarzynski, Marc Olano, Hash Functions for GPU Rendering, 2020, https://jcgt.org/published/0009/03/02/. Its
@@ -76,10 +79,10 @@ def words(index: Tensor, first: Tensor, second: Tensor) -> Pair:
 
     Args:
         index: int32.
-        first: half of the key, an odd int32.
-        second: the other half, alike.
+        key: of four; its number is not looked at.
     """
-    x, y, z = index * 1664525 + (1013904223 + first * second), first, second
+    first, second, product, _ = key
+    x, y, z = index * 1664525 + (1013904223 + product), first, second
     y = y + z * x
     z = z + x * y
     x, y, z = (w ^ ((w >> 16) & 0xFFFF) for w in (x, y, z))  # of an int32, >> copies the sign
@@ -87,7 +90,7 @@ def words(index: Tensor, first: Tensor, second: Tensor) -> Pair:
     return x, y + z * x
 
 
-def pair(number: Tensor, first: Tensor, second: Tensor, dtype: torch.dtype, *, fused: bool) -> Pair:
+def pair(number: Tensor, key: Sequence[Tensor], dtype: torch.dtype, *, fused: bool) -> Pair:
     """Two standard normal numbers for each number, from uniform ones of 23 and 32 bits and a sign; at most 5.8 in size.
 
         z₁ = √(-2 ln u) sin(π s),  z₂ = ± √(-2 ln u) cos(π s),  u uniform in (0, 1),  s uniform in [-1/2, 1/2]
@@ -97,13 +100,12 @@ def pair(number: Tensor, first: Tensor, second: Tensor, dtype: torch.dtype, *, f
 
     Args:
         number: int32, the smaller of the two that the draw is for.
-        first: half of the key, an odd int32; the other half of the key makes another sequence, too.
-        second: the other half, alike.
+        key: of four; its number is not looked at.
         dtype: of the numbers, float32 or float64.
         fused: with polynomials in place of the logarithm, sine and cosine, where all of this is compiled into one pass.
             That takes less time there, and more where every operation is a pass. They agree to 1e-6 of a number.
     """
-    a, b = words(number, first, second)
+    a, b = words(number, key)
     k = ((a >> 8) & 0xFFFFFF) | 1  # of the lowest bytes some keys make little
     s = b.to(dtype) * 2**-32
     if fused and dtype == torch.float32:
@@ -114,9 +116,9 @@ def pair(number: Tensor, first: Tensor, second: Tensor, dtype: torch.dtype, *, f
     return radius * sine, radius * torch.where((a & 256) == 0, cosine, -cosine)
 
 
-def normal(number: Tensor, first: Tensor, second: Tensor, dtype: torch.dtype, *, fused: bool) -> Tensor:
+def normal(number: Tensor, key: Sequence[Tensor], dtype: torch.dtype, *, fused: bool) -> Tensor:
     """The standard normal number of each number: one of its `pair`."""
-    one, other = pair(number & ~WIDTH, first, second, dtype, fused=fused)
+    one, other = pair(number & ~WIDTH, key, dtype, fused=fused)
     return torch.where((number & WIDTH) == 0, one, other)
 
 
@@ -127,8 +129,7 @@ def in_chunks(x: Tensor, key: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         x: a vector, or of any shape, which is one part; the numbers are float32 or float64, whichever holds its dtype.
         key: `Key.at` the number of the first coordinate.
     """
-    first, second, at = key.unbind()
-    number = int(at)
+    number = int(key[3])
     dtype = torch.promote_types(x.dtype, torch.float32)
     lane = torch.arange(WIDTH, dtype=torch.int32, device=x.device)
     skipped = number % BLOCK  # coordinates of the first block that come before x
@@ -136,7 +137,7 @@ def in_chunks(x: Tensor, key: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         end = skipped + part.numel()
         block = torch.arange(-(-end // BLOCK), dtype=torch.int32, device=x.device)
         numbers = block[:, None] * BLOCK + lane + int32(number - skipped + index * CHUNK)
-        drawn = torch.stack(pair(numbers, first, second, dtype, fused=False), 1).view(-1)
+        drawn = torch.stack(pair(numbers, key.unbind(), dtype, fused=False), 1).view(-1)
         yield part, drawn[skipped:end].view(part.shape)
 
 

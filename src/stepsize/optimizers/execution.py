@@ -34,8 +34,8 @@ def execute(
         rule: must not depend on the shape of what it is given, nor a coordinate on others but by `norm`: where a rule
             has a keyword of this name, norm(x) is the 2-norm over the parameter. Where it has a keyword `key`, that is
             `Key.at` the number of p's first coordinate; the coefficient of this name hands these out to large
-            parameters, then to small ones, packed or not, each in the order in which it lies in memory. Compiled, such
-            a rule is given `blocks` in halves, too.
+            parameters, each in the order in which it lies in memory, then to small ones. Compiled, such a rule is given
+            `blocks` in halves, too.
         work: tensors of one device and one dtype, those of a tuple alike in shape. g is not changed.
         coefficients: numbers become 0-d tensors when compiled, so that another value compiles nothing anew.
         compiled: through torch.compile; where that fails, eagerly, with one warning.

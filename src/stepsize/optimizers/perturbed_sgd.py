@@ -52,14 +52,14 @@ def _parts(
     x: Tensor | Pair, g: Tensor | Pair, key: Sequence[Tensor], noisy: bool
 ) -> list[tuple[Tensor, Tensor, Tensor | float]]:
     """Parts of a parameter, their gradients and their noise."""
-    first, second, number = key
+    number = key[3]
     if isinstance(x, Tensor) and isinstance(g, Tensor):
         numbers = torch.arange(x.numel(), dtype=torch.int32, device=x.device) + number
-        return [(x, g, normal(numbers, first, second, x.dtype, fused=True) if noisy else 0.0)]
+        return [(x, g, normal(numbers, key, x.dtype, fused=True) if noisy else 0.0)]
     blocks, width = x[0].shape
     begins = torch.arange(blocks, dtype=torch.int32, device=x[0].device) * (2 * width) + number
     numbers = begins[:, None] + torch.arange(width, dtype=torch.int32, device=x[0].device)
-    noise = pair(numbers, first, second, x[0].dtype, fused=True) if noisy else (0.0, 0.0)
+    noise = pair(numbers, key, x[0].dtype, fused=True) if noisy else (0.0, 0.0)
     return list(zip(x, g, noise, strict=True))
 
 
@@ -79,7 +79,8 @@ class PerturbedSGD(RuleOptimizer):
     Netrapalli, Kakade, Jordan, How to Escape Saddle Points Efficiently, 2017, https://arxiv.org/abs/1703.00887,
     Algorithm 2, without its test of when to end. That takes the gradient at x_t + ξ_t; here it is the next step's.
 
-    d counts the coordinates of all groups, and ‖g_t‖ is over all of them; what weight decay adds to g_t is part of it.
+    d counts the coordinates that have a gradient and a group whose lr is not 0; ‖g_t‖ is over all that have a gradient,
+    and what weight decay adds to g_t is part of it.
     ξ_t is a function of (seed, t) and of a coordinate's number, whatever else draws random numbers: all processes of a
     run draw the same, so does a resumed one, and compiled the same but for rounding. A key drawn from (seed, t) and the
     number are hashed to two words, and these make a normal number: pcg3d and Box-Muller, see `counted_normal`. Numbers
