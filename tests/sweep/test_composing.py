@@ -1,6 +1,7 @@
 """A job's config is the one that Hydra composes, whatever was kept."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,13 +85,28 @@ def test_the_kept_one_is_used_only_where_the_same_is_chosen(loader: Any, monkeyp
     assert len(composed) == 2
 
 
-@pytest.mark.parametrize("word", ["hydra.searchpath=[]", "hydra.job.env_copy=[PATH]"])
+@pytest.mark.parametrize(
+    "word",
+    ["hydra.searchpath=[]", "hydra.job.env_copy=[PATH]", "hydra.job.name=x", "+hydra.runtime.choices.a=b"],
+)
 def test_words_that_decide_about_more_than_a_value_are_left_to_hydra(loader: Any, word: str) -> None:
     config = multirun(loader)
     composer = Composer(loader, config)
     composer.keep([word])
     assert not composer._kept
     assert plain(composer.compose([word])) == plain(loader.load_sweep_config(config, [word]))
+
+
+def test_groups_that_only_a_search_path_knows_are_found(loader: Any, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/mine.yaml").write_text("x: 1\n")
+    config = multirun(loader, f"hydra.searchpath=[file://{tmp_path}]")
+    composer = Composer(loader, config)
+    words = ["model=mine", "seed=3"]
+    composer.keep(words)
+    assert not composer._kept
+    assert plain(composer.compose(words)) == plain(loader.load_sweep_config(config, words))
+    assert composer.compose(words).model == {"x": 1}
 
 
 @pytest.mark.parametrize("wrong", [["optimizer.weigth=1"], ["optimizer=admaw"], ["trainer.max_epochs=many"], ["x y"]])

@@ -17,6 +17,16 @@ APPLICATION = """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    load = ConfigLoaderImpl.load_sweep_config
+
+    def noted(self, *args, **keywords):
+        with open("composed", "a") as file:
+            print(os.getpid(), file=file)
+        return load(self, *args, **keywords)
+
+    ConfigLoaderImpl.load_sweep_config = noted
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(8), use_cache=True, replace=True)
 
     @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -24,7 +34,7 @@ APPLICATION = """
         assert cfg.id == cfg.id
         job = HydraConfig.get().job
         with open("seen", "a") as file:
-            print(cfg.x, job.num, job.override_dirname, cfg.id, random.random(), os.getppid(), file=file)
+            print(cfg.x, job.num, job.override_dirname, cfg.id, random.random(), os.getppid(), os.getpid(), file=file)
 
     if __name__ == "__main__":
         main()
@@ -33,14 +43,18 @@ APPLICATION = """
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
-    """What three jobs of an application saw: x, number, name, a drawn name, a drawn number, the server."""
+    """What three jobs of an application saw: x, number, name, a drawn name, a drawn number, the server, itself."""
     folder = tmp_path_factory.mktemp("application")
     (folder / "app.py").write_text(dedent(APPLICATION))
     (folder / "conf").mkdir()
     (folder / "conf/config.yaml").write_text("x: 0\nid: ${unique:}\n")
     command = [sys.executable, "app.py", "-m", "hydra/launcher=forkserver", "hydra.sweep.dir=out", "x=1,2,3"]
     subprocess.run(command, cwd=folder, check=True, timeout=120)
-    return sorted(line.split() for line in (folder / "seen").read_text().splitlines())
+    found = sorted(line.split() for line in (folder / "seen").read_text().splitlines())
+    composed = (folder / "composed").read_text().split()
+    assert composed.count(found[0][5]) == 1  # once in the server, and in no job
+    assert not {line[6] for line in found} & {*composed}
+    return found
 
 
 def test_each_job_has_its_own_words(seen: list[list[str]]) -> None:

@@ -99,10 +99,31 @@ ENDS: dict[str, Callable[[Study, Claimed], object]] = {
 }
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_any_interleaving_of_three_processes_finishes_exactly_what_is_wanted(
-    opened: Callable[..., Study], seed: int
+def test_one_that_loses_the_last_waiting_trial_makes_another(
+    opened: Callable[..., Study], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("stepsize.sweep.study._AHEAD", 2)
+    one, other = opened(), opened()
+    claimed(one)
+    look, looks = one.trials, [one.trials()]  # one trial waits
+    assert claimed(other).number == 1
+    monkeypatch.setattr(one, "trials", lambda: looks.pop() if looks else look())
+    assert claimed(one).number == 2
+    assert states(other) == ["RUNNING", "RUNNING", "RUNNING", "WAITING"]
+
+
+def test_few_trials_wait_however_many_are_wanted(opened: Callable[..., Study]) -> None:
+    study = opened(n_trials=1000)
+    claimed(study)
+    assert states(study) == ["RUNNING", *["WAITING"] * 15]
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("ahead", [1, 2, 16])
+def test_any_interleaving_of_three_processes_finishes_exactly_what_is_wanted(
+    opened: Callable[..., Study], seed: int, ahead: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stepsize.sweep.study._AHEAD", ahead)
     chance = random.Random(seed)
     target = 5
     studies = [opened(n_trials=target, sampler="random") for _ in range(3)]

@@ -10,6 +10,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+# Words for these decide about more than a value, or Hydra sets it after them.
+_HYDRAS_OWN = (
+    "hydra.searchpath",
+    "hydra.runtime",
+    "hydra.overrides",
+    "hydra.job.name",
+    "hydra.job.config_name",
+    "hydra.job.env_copy",
+)
+
 
 class Composer:
     """Composes the configs of an application's jobs.
@@ -31,9 +41,23 @@ class Composer:
     def keep(self, overrides: Sequence[str]) -> None:
         """Compose what is needed for one job with the groups that these words choose; nothing where they are wrong."""
         with suppress(Exception):  # whatever it is, the job will say so itself
-            groups = self._groups(self._parse([*self._always, *overrides]))
+            groups = self.groups(overrides)
             if groups is not None and groups not in self._kept:
                 self._kept[groups] = self._loader.load_sweep_config(self._config, list(groups))
+
+    def groups(self, overrides: Sequence[str]) -> tuple[str, ...] | None:
+        """The words of a job that choose from groups; None where its config has to be composed as a whole.
+
+        Raises:
+            HydraException: a word cannot be read.
+        """
+        always = self._parse(self._always)
+        mine = self._parse(overrides)
+        if self._config.hydra.searchpath or any(o.is_sweep_override() for o in (*always, *mine)):
+            return None  # there are groups that only a loader of this path knows
+        if any(f"{o.key_or_group}.".startswith(tuple(f"{key}." for key in _HYDRAS_OWN)) for o in mine):
+            return None
+        return tuple(str(o.input_line) for o in mine if self._chooses(o))
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """What Hydra's `load_sweep_config` returns for a job, the caller's own.
@@ -41,9 +65,8 @@ class Composer:
         Raises:
             HydraException: as Hydra does.
         """
-        words = [*self._always, *overrides]
-        parsed = self._parse(words)
-        groups = self._groups(parsed)
+        parsed = self._parse([*self._always, *overrides])
+        groups = self.groups(overrides)
         kept = self._kept.pop(groups, None) if groups is not None else None
         if kept is None:
             composed: DictConfig = self._loader.load_sweep_config(self._config, list(overrides))
@@ -62,12 +85,6 @@ class Composer:
         """Whether a word chooses from a group, rather than setting a value."""
         key = override.key_or_group
         return self._loader.repository.group_exists(key) and not isinstance(override.value(), dict)
-
-    def _groups(self, parsed: Sequence[Override]) -> tuple[str, ...] | None:
-        """The words of the job that choose from groups; None where their values decide about more than values."""
-        if any(o.is_sweep_override() or o.key_or_group in ("hydra.searchpath", "hydra.job.env_copy") for o in parsed):
-            return None
-        return tuple(str(o.input_line) for o in parsed[len(self._always) :] if self._chooses(o))
 
     def _signed(self, composed: DictConfig, parsed: Sequence[Override]) -> DictConfig:
         """With the words that made it, as Hydra notes them."""

@@ -77,7 +77,7 @@ def take(application: Application, singletons: Any) -> None:
     setup_globals()
     composer = Composer(loader, application.config)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # each job warns itself
+        warnings.simplefilter("ignore")  # the driver has composed it, and warned
         for words in application.expected:
             composer.keep(words)
         OmegaConf.to_yaml(application.config)

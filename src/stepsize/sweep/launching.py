@@ -3,15 +3,19 @@
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus, filter_overrides
+from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig
 
 from stepsize.sweep.command import quoted, threads
+from stepsize.sweep.composing import Composer
 from stepsize.sweep.fork_server import ForkServer, Job, Process, tail, wait
 from stepsize.sweep.launch import Application, call, run
 
@@ -41,7 +45,12 @@ def launch(
     """
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    application = Application(context, config, task, expected=jobs)
+    composer = Composer(context.config_loader, config)
+    chosen: Counter[tuple[str, ...] | None] = Counter()
+    with suppress(HydraException):  # a word that is wrong, its job will tell
+        chosen = Counter(composer.groups(words) for words in jobs)
+    often = [groups for groups, count in chosen.items() if groups is not None and count > 1]
+    application = Application(context, config, task, expected=often)
     server = ForkServer([*preload, "stepsize.sweep.parsers"], application.packed())
     server.warm()
     left = list(enumerate(jobs))

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna import logging as optuna_logging
+from optuna.distributions import CategoricalDistribution
 from optuna.storages import BaseStorage
 
 from stepsize.errors import ConfigError
 from stepsize.sweep import best, report, storage, trials_csv
-from stepsize.sweep.arms import arms, study_name
+from stepsize.sweep.arms import Arm, arms, study_name
 from stepsize.sweep.driver import Driver
 from stepsize.sweep.fork_server import ForkServer
 from stepsize.sweep.job import TrialTask
@@ -23,12 +25,14 @@ from stepsize.sweep.options import Options, read
 from stepsize.sweep.read import read as read_results
 from stepsize.sweep.results import SweepResult
 from stepsize.sweep.runners import Batches, Pool, Runner
-from stepsize.sweep.space import linear_rates
+from stepsize.sweep.space import command_line, linear_rates
 from stepsize.sweep.sweep import About, Sweep, check, facts
 from stepsize.sweep.terminal import Terminal
 
 # What every trial imports, besides what the launcher's config says: Optuna loads the last two as it opens a storage.
 _PRELOAD = ("stepsize.sweep.job", "stepsize.sweep.parsers", "alembic.command", "sqlalchemy.dialects.sqlite")
+
+_MOST_CHOICES = 16  # of an arm, whose configs are composed ahead: each takes 0.1 s, and saves as much in every trial
 
 
 class Multirun:
@@ -87,7 +91,8 @@ class Multirun:
         runner: Runner
         found = arms(self.options, arguments, self._compose, self.context.config_loader)
         if launcher is None:
-            application = Application(self.context, self.config, self.trial_task(), [arm.overrides for arm in found])
+            expected = [words for arm in found for words in _choices(arm)]
+            application = Application(self.context, self.config, self.trial_task(), expected)
             server = ForkServer(self._preload(), application.packed())
             server.warm()
             runner = Pool(server, workers, self.folder)
@@ -160,6 +165,13 @@ def write(opened: BaseStorage, result: SweepResult, folder: Path) -> list[Path]:
     best.write(opened, result, folder / "best.yaml")
     page = report.write(result, folder)
     return [Path(os.path.relpath(path)) for path in (folder / "best.yaml", page) if path.exists()]
+
+
+def _choices(arm: Arm) -> Iterator[list[str]]:
+    """Words of the arm's trials, one line for each choice they can make, of which the first are enough."""
+    choices = {name: d.choices for name, d in arm.space.items() if isinstance(d, CategoricalDistribution)}
+    for values in islice(product(*choices.values()), _MOST_CHOICES):
+        yield command_line(arm.overrides, dict(zip(choices, values, strict=True)))
 
 
 def _modules(config: Any) -> Iterator[str]:

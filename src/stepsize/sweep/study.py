@@ -101,6 +101,15 @@ class Study:
         """
         self.attributes = self.study.user_attrs
         self._widened = self.attributes.get("widened", [])
+        left = True
+        while left:
+            claimed, left = self._claim()
+            if claimed is not None:
+                return self._kept_unless_it_fails(claimed)
+        return None
+
+    def _claim(self) -> tuple[FrozenTrial | None, bool]:
+        """A trial that waited and is running now; where others were faster, whether some are left to be made."""
         alive = [t for t in self.trials() if t.state != TrialState.FAIL]
         if not any(t.state == TrialState.WAITING for t in alive):
             for _ in range(min(self.target - len(alive), _AHEAD)):
@@ -113,8 +122,8 @@ class Study:
         for t in waiting[: max(0, self.target - len(alive) + len(waiting))]:
             with suppress(UpdateFinishedTrialError):  # another was faster, and has even finished it
                 if self._storage.set_trial_state_values(t._trial_id, TrialState.RUNNING):
-                    return self._kept_unless_it_fails(t)
-        return None
+                    return t, False
+        return None, len(alive) < self.target
 
     def _kept_unless_it_fails(self, claimed: FrozenTrial) -> Claimed | None:
         try:
