@@ -16,6 +16,8 @@ from stepsize import build
 from stepsize.callbacks.objective import Objective
 from stepsize.callbacks.skipping import Skipping
 from stepsize.optimizers import OPTIMIZERS
+from stepsize.optimizers.counted_normal import BLOCK, LARGE
+from stepsize.optimizers.perturbed_sgd import PerturbedSGD
 from stepsize.run import train
 
 pytestmark = [
@@ -23,8 +25,7 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU"),
 ]
 Composed = Callable[..., DictConfig]
-# What makes two devices comparable: products in one dtype, and noise that each device draws in its own way left out.
-GENTLE = {"muon": ["optimizer.ns_dtype=float32"], "perturbed_sgd": ["optimizer.radius=0"]}
+GENTLE = {"muon": ["optimizer.ns_dtype=float32"]}  # what makes two devices comparable: products in one dtype
 
 
 def test_a_gpu_trains_in_bf16_and_is_named_in_the_result(composed: Composed) -> None:
@@ -53,6 +54,19 @@ def test_batches_are_on_the_gpu_before_they_are_asked_for(composed: Composed, tm
     data = build.data(cfg)
     trainer.fit(build.task(cfg, data, build.optimizer(cfg, trainer.strategy.root_device)), data)
     assert devices == {"cuda"}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_draws_the_noise_that_a_cpu_draws(compiled: bool) -> None:
+    moved = []
+    for device in ("cpu", "cuda"):
+        sizes = [LARGE + 1, 300, LARGE + BLOCK, 1, 7, 9]  # with and without a rest; the small ones are packed
+        parameters = [nn.Parameter(torch.zeros(n, device=device)) for n in sizes]
+        for p in parameters:
+            p.grad = torch.zeros_like(p)
+        PerturbedSGD(parameters, radius=100.0, compiled=compiled and device == "cuda").step()
+        moved.append(torch.cat([p.detach().cpu() for p in parameters]))
+    torch.testing.assert_close(moved[1], moved[0], rtol=1e-5, atol=float(1e-5 * moved[0].abs().max()))
 
 
 def stepped(make: Any, device: str, **more: Any) -> list[Tensor]:

@@ -1,10 +1,12 @@
 """Perturbed SGD: SGD, its noise, and the saddle points it leaves."""
 
 import math
+import random
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -93,13 +95,32 @@ def test_with_radius_0_it_is_sgd_bit_for_bit(kind: Any, dtype: torch.dtype) -> N
     assert [torch.equal(a, b) for a, b in zip(found, expected, strict=True)] == [True] * len(SHAPES)
 
 
+def z(seed: int, t: int) -> list[Tensor]:
+    """The normal numbers of step t, as the docstrings say: pcg3d of a key and a number, Box and Muller, in float64."""
+    draw = random.Random(f"{seed} {t}")
+    y, k = (np.uint32((2 * draw.getrandbits(31) + 1 - 2**31) % 2**32) for _ in range(2))
+    number = np.arange(SIZE, dtype=np.uint32)
+    x, y, k = (number & ~np.uint32(64)) * np.uint32(1664525) + np.uint32(1013904223), y + 0 * number, k + 0 * number
+    for mixes in (True, False):
+        x = x + y * k
+        y = y + k * x
+        k = k + x * y
+        x, y, k = (w ^ (w >> np.uint32(16)) if mixes else w for w in (x, y, k))
+    length = np.sqrt(-2 * np.log(((x >> np.uint32(8)) | np.uint32(1)) / 2**24))
+    angle = np.pi * (y.astype(np.int32) / 2**32)
+    sign = np.where(x & np.uint32(256), -1, 1)
+    drawn = length * np.where(number & np.uint32(64), sign * np.cos(angle), np.sin(angle))
+    parts = torch.from_numpy(drawn).split([math.prod(s) for s in SHAPES])
+    return [part.view(shape) for part, shape in zip(parts, SHAPES, strict=True)]
+
+
 def test_twelve_steps_with_isotropic_noise_equal_the_papers_algorithm() -> None:
     parameters = [nn.Parameter(x) for x in tensors(0)]
-    found = trajectory(PerturbedSGD(parameters, weight_decay=0.1, radius=0.5), parameters)[-1]
+    found = trajectory(PerturbedSGD(parameters, weight_decay=0.1, radius=0.5, seed=3), parameters)[-1]
     x = tensors(0)
-    for t, (eta, step) in enumerate(zip(LRS, noise(radius=0.5), strict=True)):
-        for i, g in enumerate(tensors(100 + t)):
-            xi = -step[i] / eta
+    for t, eta in enumerate(LRS):
+        for i, (g, drawn) in enumerate(zip(tensors(100 + t), z(3, t), strict=True)):
+            xi = -0.5 / math.sqrt(SIZE) * drawn  # of a normal number the sign is free
             x[i] = x[i] - eta * (g + 0.1 * x[i] + xi)
     torch.testing.assert_close(found, x, rtol=1e-12, atol=1e-13)
 
