@@ -278,6 +278,9 @@ def sides_of(word: str, device: torch.device, also: Sequence[str] = ()) -> tuple
     for peer in PEERS.get(word, []):
         try:
             sides += peer_sides(word, peer, numbers)
+            known = {*inspect.signature(imported(peer.path)).parameters, *peer.renamed.values()}
+            unknown = [said for said in also if said.partition("=")[0] not in known]
+            notes += [f"{word}: {peer.path} does not know {' '.join(unknown)}"] if unknown else []
         except ImportError as error:
             notes.append(f"{word}: without {peer.path}: {reason(error)}")
     for side in sides:
