@@ -54,8 +54,8 @@ def test_what_is_read_is_what_was_told(driven: Driven, in_process: Made, arm: Ma
         (6, State.complete, 0.4),
     ]
     assert [t.reason for t in one.trials] == ["", "", "the loss is nan", "ValueError: no", "killed", "", ""]
-    assert [t.retry_of for t in one.trials] == [None] * 6 + [4]
-    assert one.trials[6].params == one.trials[4].params
+    assert [t.retry_of for t in one.trials] == [None] * 5 + [4, None]
+    assert one.trials[5].params == one.trials[4].params
     assert [list(t.curve.items()) for t in one.trials] == [[(10, 10.0 + n), (20, 20.0 + n)] for n in range(7)]
     assert [t.folder for t in one.trials] == [str(n) for n in range(7)]
     assert all(t.seconds is not None and t.seconds >= 0 for t in one.trials)
