@@ -95,11 +95,30 @@ def test_overfitting_sees_the_same_examples_in_every_epoch(make_trainer, recorde
 
 
 def test_no_worker_is_left_when_a_fit_is_over(make_trainer, recorder) -> None:
+    before = multiprocessing.active_children()
     data = LoadedDigits(batch_size=100, num_workers=2)
     trainer = make_trainer(max_epochs=1)
     trainer.fit(recorder(data), datamodule=data)
     assert trainer.train_dataloader is not None
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(before)
+
+
+@pytest.mark.parametrize("hook", ["training_step", "on_train_epoch_end", "validation_step", "on_validation_end"])
+def test_no_worker_is_left_when_a_fit_fails(make_trainer, recorder, hook: str) -> None:
+    before = multiprocessing.active_children()
+    data = LoadedDigits(batch_size=100, num_workers=2)
+    trainer, model = make_trainer(max_epochs=1), recorder(data)
+    reading = []
+
+    def fail(*args: object) -> None:
+        reading.extend(set(multiprocessing.active_children()) - set(before))
+        raise ZeroDivisionError
+
+    setattr(model, hook, fail)
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(model, datamodule=data)
+    assert len(reading) >= 2
+    assert set(multiprocessing.active_children()) <= set(before)
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,11 @@ class DataModule(L.LightningDataModule, ABC):
             return batch
         return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
+    def on_exception(self, exception: BaseException) -> None:
+        """End the workers that read for the training: Lightning leaves them where it is a validation that fails."""
+        if self.trainer is not None:
+            self.trainer.fit_loop.teardown()
+
     def state_dict(self) -> dict[str, Any]:
         """Return the position: the epoch, the batch of it that comes next, both from 0, and the number of processes.
 
