@@ -106,9 +106,9 @@ def z(seed: int, t: int) -> list[Tensor]:
         y = y + k * x
         k = k + x * y
         x, y, k = (w ^ (w >> np.uint32(16)) if mixes else w for w in (x, y, k))
-    length = np.sqrt(-2 * np.log(((x >> np.uint32(8)) | np.uint32(1)) / 2**24))
+    length = np.sqrt(-2 * np.log(((x & np.uint32(0x7FFFFF00)) | np.uint32(128)) / 2**31))
     angle = np.pi * (y.astype(np.int32) / 2**32)
-    sign = np.where(x & np.uint32(256), -1, 1)
+    sign = np.where(x >> np.uint32(31), -1, 1)
     drawn = length * np.where(number & np.uint32(64), sign * np.cos(angle), np.sin(angle))
     parts = torch.from_numpy(drawn).split([math.prod(s) for s in SHAPES])
     return [part.view(shape) for part, shape in zip(parts, SHAPES, strict=True)]

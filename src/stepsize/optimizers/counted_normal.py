@@ -13,6 +13,7 @@ WIDTH = 64  # number c and number c + WIDTH, where c // WIDTH is even, are of on
 BLOCK = 2 * WIDTH
 CHUNK = 1 << 17  # numbers drawn at a time where each operation is a pass: enough for threads, few enough for caches
 LARGE = 4096  # from here on, a vector's numbers begin with a block
+_LANES = torch.arange(WIDTH, dtype=torch.int32)  # compiled for a CPU, reading these takes less time than counting
 
 
 class Numbering:
@@ -71,6 +72,11 @@ def blocks(vectors: Sequence[Tensor], number: int) -> Iterator[tuple[Sequence[Te
         yield left, left, int32(number + whole)
 
 
+def lanes(device: torch.device) -> Tensor:
+    """0, 1, ..., WIDTH - 1 as int32."""
+    return _LANES if device.type == "cpu" else torch.arange(WIDTH, dtype=torch.int32, device=device)
+
+
 def words(index: Tensor, key: Sequence[Tensor]) -> Pair:
     """Two random words of 32 bits for each index, by pcg3d.
 
@@ -106,14 +112,16 @@ def pair(number: Tensor, key: Sequence[Tensor], dtype: torch.dtype, *, fused: bo
             That takes less time there, and more where every operation is a pass. They agree to 1e-6 of a number.
     """
     a, b = words(number, key)
-    k = ((a >> 8) & 0xFFFFFF) | 1  # of the lowest bytes some keys make little
+    k = (a & 0x7FFFFF00) | 128  # of the lowest bytes some keys make little
     s = b.to(dtype) * 2**-32
     if fused and dtype == torch.float32:
         radius, sine, cosine = _radius_squared(k).sqrt(), _sine(s), _cosine(s)
+        cosine = (cosine.view(torch.int32) ^ (a & -(2**31))).view(dtype)  # the sign of a turns it
     else:
-        radius, angle = torch.sqrt(torch.log(k.to(dtype) * 2**-24) * -2), s * math.pi
+        radius, angle = torch.sqrt(torch.log(k.to(dtype) * 2**-31) * -2), s * math.pi
         sine, cosine = torch.sin(angle), torch.cos(angle)
-    return radius * sine, radius * torch.where((a & 256) == 0, cosine, -cosine)
+        cosine = torch.where(a < 0, -cosine, cosine)
+    return radius * sine, radius * cosine
 
 
 def normal(number: Tensor, key: Sequence[Tensor], dtype: torch.dtype, *, fused: bool) -> Tensor:
@@ -131,25 +139,24 @@ def in_chunks(x: Tensor, key: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """
     number = int(key[3])
     dtype = torch.promote_types(x.dtype, torch.float32)
-    lane = torch.arange(WIDTH, dtype=torch.int32, device=x.device)
     skipped = number % BLOCK  # coordinates of the first block that come before x
     for index, part in enumerate(torch.split(x, CHUNK) if x.ndim == 1 else [x]):
         end = skipped + part.numel()
         block = torch.arange(-(-end // BLOCK), dtype=torch.int32, device=x.device)
-        numbers = block[:, None] * BLOCK + lane + int32(number - skipped + index * CHUNK)
+        numbers = block[:, None] * BLOCK + lanes(x.device) + int32(number - skipped + index * CHUNK)
         drawn = torch.stack(pair(numbers, key.unbind(), dtype, fused=False), 1).view(-1)
         yield part, drawn[skipped:end].view(part.shape)
 
 
 def _radius_squared(k: Tensor) -> Tensor:
-    """-2 ln(k / 2^24) in float32: k = 2^e (2 - p) with 0 < p <= 1 gives 2 (23 - e) ln 2 - 2 ln(1 - p/2)."""
+    """-2 ln(k / 2^31) in float32: k = 2^e (2 - p) with 0 < p <= 1 gives 2 (30 - e) ln 2 - 2 ln(1 - p/2)."""
     bits = k.to(torch.float32).view(torch.int32)
-    p = (0x800000 - (bits & 0x7FFFFF)).to(torch.float32) * 2**-23
+    p = 2 - ((bits & 0x7FFFFF) | 0x3F800000).view(torch.float32)
     # By Chebyshev's nodes, of degree 6 in p: a relative error of 1.1e-6.
     tail = (
         ((((0.0155011822 * p - 0.0200052698) * p + 0.0327508446) * p + 0.02340028) * p + 0.0847374722) * p + 0.249907535
     ) * p + 1.00000098
-    return (150 - (bits >> 23)).to(torch.float32) * 1.3862943611198906 + p * tail
+    return (157 - (bits >> 23)).to(torch.float32) * 1.3862943611198906 + p * tail
 
 
 def _sine(s: Tensor) -> Tensor:

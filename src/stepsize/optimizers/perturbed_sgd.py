@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from stepsize.bounds import NON_NEGATIVE, WHOLE
 from stepsize.errors import suggestion
-from stepsize.optimizers.counted_normal import Key, Numbering, Pair, in_chunks, normal, pair
+from stepsize.optimizers.counted_normal import BLOCK, Key, Numbering, Pair, in_chunks, lanes, normal, pair
 from stepsize.optimizers.execution import Coefficient
 from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, hyperparameters
 
@@ -56,9 +56,8 @@ def _parts(
     if isinstance(x, Tensor) and isinstance(g, Tensor):
         numbers = torch.arange(x.numel(), dtype=torch.int32, device=x.device) + number
         return [(x, g, normal(numbers, key, x.dtype, fused=True) if noisy else 0.0)]
-    blocks, width = x[0].shape
-    begins = torch.arange(blocks, dtype=torch.int32, device=x[0].device) * (2 * width) + number
-    numbers = begins[:, None] + torch.arange(width, dtype=torch.int32, device=x[0].device)
+    begins = torch.arange(x[0].shape[0], dtype=torch.int32, device=x[0].device) * BLOCK + number
+    numbers = begins[:, None] + lanes(x[0].device)
     noise = pair(numbers, key, x[0].dtype, fused=True) if noisy else (0.0, 0.0)
     return list(zip(x, g, noise, strict=True))
 
