@@ -15,7 +15,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 
 from stepsize.optimizers import compilation
-from stepsize.optimizers.compilation import WORTH_COMPILING, WORTH_LOOKING, CompiledRule, pays
+from stepsize.optimizers.compilation import TOGETHER, WORTH_COMPILING, WORTH_LOOKING, CompiledRule, pays
 from stepsize.optimizers.execution import SMALL, execute
 from stepsize.optimizers.lion import Lion
 
@@ -144,6 +144,56 @@ def test_one_graph_serves_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = counted()
     run(work_of(*range(SMALL + 1, SMALL + 9)), compiled=True)
     assert counted() == before + 1
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_lengths_that_were_equal_at_first_may_differ_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda rule, **kw: compile_(rule, **kw, backend="eager"))
+    before = counted()
+    for sizes in ([SMALL + 1] * 2, [SMALL + 1] * 9, [SMALL + 2, SMALL + 1, SMALL + 3]):
+        run(work_of(*sizes), compiled=True)
+    assert counted() == before + 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of the compiler's own
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_any_number_of_tensors_moves_as_it_does_eagerly(dtype: torch.dtype) -> None:
+    assert not CompiledRule.failed  # or both would be eager
+    for count in range(1, 2 * TOGETHER + 2):
+        sizes = [SMALL + 1 + 7 * n for n in range(count)]
+        work, expected = work_of(*sizes, dtype=dtype), work_of(*sizes, dtype=dtype)
+        run(work, compiled=True)
+        run(expected)
+        assert equal(work, expected)
+
+
+@pytest.mark.usefixtures("_uncompiled")
+@pytest.mark.parametrize("returns", [None, Tensor])
+def test_one_call_is_for_several_tensors_unless_the_rule_sums(monkeypatch: pytest.MonkeyPatch, returns: Any) -> None:
+    def add(p: Tensor, g: Tensor, *, rate: Any) -> Any:
+        p.add_(g * rate)
+        return p.sum() if returns else None
+
+    add.__annotations__["return"] = returns
+    lengths = []
+
+    def count(call: Any, **_: Any) -> Any:
+        def counting(work: Any, *rest: Any) -> Any:
+            lengths.append([p.numel() for p, _ in work])
+            return call(work, *rest)
+
+        return counting
+
+    monkeypatch.setattr(torch, "compile", count)
+    sizes = [SMALL + 1 + n for n in range(TOGETHER + 2)]
+    work, expected = work_of(*sizes, tensors=2), work_of(*sizes, tensors=2)
+    sums = run(work, rule=add, compiled=True)
+    assert [s.item() for s in sums] == [s.item() for s in run(expected, rule=add)]
+    assert equal(work, expected)
+    given = [[n for n in call if n in sizes] for call in lengths[1:]]  # the first is for the compiler
+    assert given == ([[n] for n in sizes] if returns else [sizes[:TOGETHER], sizes[TOGETHER:]])
 
 
 NO_COMPILER = """

@@ -8,6 +8,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from stepsize.optimizers.counted_normal import BLOCK, Key, Pair, halves
+
+Tensors = Sequence[Tensor | Pair]
+
+# Tuples of tensors in one compiled call, where there are several: the way into it, for one alone, takes as long as a
+# hundred thousand parameters do. More take longer to compile and save no more.
+TOGETHER = 4
+_LENGTH = 1 << 16  # for which a rule is compiled: enough for all threads
+
 _16_BITS = (torch.bfloat16, torch.float16)
 # Parameters times steps from which compiling, 10 s from an empty cache, is paid back on a CPU at the 0.25 to 1.5 ns
 # that a compiled rule saves a parameter at every step (docs/benchmarks.md).
@@ -44,7 +53,7 @@ class CompiledRule:
         rule: as in `execution.execute`, without `norm`.
         like: a tensor on the device of all, and of their dtype.
         coefficients: numbers become tensors on the CPU, so that another value compiles nothing anew; what chooses
-            between formulas, a bool or a word, is part of what is compiled. A `key` is given to each call.
+            between formulas, a bool or a word, is part of what is compiled. A `key` is given with each call's number.
     """
 
     failed: ClassVar[set[Any]] = set()  # rules, in this process: what has failed once is not tried again
@@ -53,27 +62,34 @@ class CompiledRule:
         words = {name: c for name, c in coefficients.items() if isinstance(c, (bool, str))}
         numbers = {n: c for n, c in coefficients.items() if isinstance(c, (int, float)) and n not in words}
         self._rule, self._form = rule, (rule, like.dtype, like.device.type, tuple(numbers), tuple(words.items()))
+        self._key: Key | None = coefficients.get("key")
         self._others = {n: c for n, c in coefficients.items() if n not in (*words, *numbers, "key")}
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
         self._numbers = _on_their_way(torch.tensor([*numbers.values()], dtype=dtype), like.device)
         self._device = like.device
 
-    def __call__(self, tensors: Sequence[Any], key: Tensor | None) -> Tensor | None:
-        """Call the rule.
+    def __call__(self, work: Sequence[Tensors], first: Sequence[int], together: int) -> list[Tensor | None]:
+        """Call the rule for each of a few tuples of tensors, all of them vectors, or all of them in halves.
 
         Args:
-            tensors: vectors, or tuples of them, as the rule takes them.
-            key: a vector of int32 on the CPU, whose elements are the rule's keyword of this name.
+            work: at most `together`.
+            first: the number of each one's first coordinate, for a rule that has a key.
+            together: calls that are compiled into one; fewer are filled up.
+
+        Returns:
+            What the rule returned for each.
 
         Raises:
             NotCompiledError: it cannot be compiled, and nothing has been done; the first time, with a warning.
         """
         if self._rule in CompiledRule.failed:
             raise NotCompiledError
-        given = None if key is None else _on_their_way(key, self._device)
+        compiled, spare = _compiled(*self._form, together, in_halves=isinstance(work[0][0], tuple))
         try:
-            compiled = _compiled(*self._form, in_halves=isinstance(tensors[0], tuple))
-            returned: Tensor | None = compiled(tensors, self._numbers, given, self._others)
+            if not spare:  # it begins with lengths that differ, as torch takes those that are equal at first for equal
+                self._call(compiled, [_zeros(work[0], _LENGTH + i * BLOCK) for i in range(together)], [])
+                spare += [_zeros(work[0], BLOCK * 2) for _ in range(together)]
+            found = self._call(compiled, [*work, *spare[len(work) :]], first)
         except Exception as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
@@ -81,7 +97,18 @@ class CompiledRule:
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"torch.compile failed, the optimizer runs eagerly: {reason}", stacklevel=2)
             raise NotCompiledError from error
+        return found[: len(work)]
+
+    def _call(self, compiled: Any, work: Sequence[Tensors], first: Sequence[int]) -> list[Tensor | None]:
+        first = [*first, *[0] * (len(work) - len(first))]
+        key = None if self._key is None else _on_their_way(self._key.at(*first), self._device)
+        returned: list[Tensor | None] = compiled(work, self._numbers, key, self._others)
         return returned
+
+
+def _zeros(like: Tensors, size: int) -> Tensors:
+    """Vectors, or halves of them, of which a call is made that nobody asked for."""
+    return [t.new_zeros(size) if isinstance(t, Tensor) else halves(t[0].new_zeros(size)) for t in like]
 
 
 def widened(rule: Callable[..., Tensor | None], dtype: torch.dtype) -> Callable[..., Tensor | None]:
@@ -131,18 +158,28 @@ def _compiled(
     device: str,
     numbers: tuple[str, ...],
     words: tuple[tuple[str, bool | str], ...],
+    together: int,
     *,
     in_halves: bool,
-) -> Any:
-    """A compiled rule for each combination of what it is compiled anew for: torch gives up after 8 of one function."""
+) -> tuple[Any, list[Tensors]]:
+    """A compiled rule for each combination of what it is compiled anew for, and, empty, what fills its calls up.
+
+    A function for each, as torch gives up after 8 of one.
+    """
     given = widened(rule, dtype)
 
-    def call(tensors: Sequence[Any], values: Numbers, key: Numbers | None, others: Mapping[str, Any]) -> Tensor | None:
-        of_call = {} if key is None else {"key": _each(key)}
-        return given(*tensors, **dict(zip(numbers, _each(values), strict=True)), **dict(words), **others, **of_call)
+    def call(
+        work: Sequence[Tensors], values: Numbers, key: Numbers | None, others: Mapping[str, Any]
+    ) -> list[Tensor | None]:
+        coefficients = dict(zip(numbers, _each(values), strict=True)) | dict(words) | dict(others)
+        if key is None:
+            return [given(*tensors, **coefficients) for tensors in work]
+        first, second, product, *counts = _each(key)
+        keys = [(first, second, product, count) for count in counts]
+        return [given(*tensors, **coefficients, key=of) for tensors, of in zip(work, keys, strict=True)]
 
     call.__code__ = call.__code__.replace(co_name=getattr(rule, "__name__", "rule"))
-    return torch.compile(call, fullgraph=True, dynamic=True, options=_options())
+    return torch.compile(call, fullgraph=True, dynamic=True, options=_options()), []
 
 
 def _options() -> dict[str, Any]:

@@ -40,14 +40,20 @@ class Key:
     second: int
     numbering: Numbering
 
-    def at(self, number: int) -> Tensor:
-        """The two halves, their product and the number of a first coordinate, as int32 on the CPU."""
-        return torch.tensor([self.first, self.second, int32(self.first * self.second), number], dtype=torch.int32)
+    def at(self, *numbers: int) -> Tensor:
+        """The two halves, their product and the numbers of first coordinates, as int32 on the CPU."""
+        return torch.tensor([self.first, self.second, int32(self.first * self.second), *numbers], dtype=torch.int32)
 
 
 def int32(number: int) -> int:
     """The int32 that has the last 32 bits of a number."""
     return (number + 2**31) % 2**32 - 2**31
+
+
+def halves(vector: Tensor) -> Pair:
+    """The first halves of a vector's m whole blocks and the others, m x WIDTH."""
+    one, other = vector.view(-1, 2, WIDTH).unbind(1)
+    return one, other
 
 
 def blocks(vectors: Sequence[Tensor], number: int) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor | Pair], int]]:
@@ -58,15 +64,14 @@ def blocks(vectors: Sequence[Tensor], number: int) -> Iterator[tuple[Sequence[Te
         number: of the first coordinate.
 
     Yields:
-        In the second place, a pair of m x WIDTH for each vector of m whole blocks: the first halves of all, and the
-        others. What is left is no pair; nor is anything where number is no multiple of BLOCK.
+        In the second place, the `halves` of each vector of whole blocks. What is left is no pair; nor is anything where
+        number is no multiple of BLOCK.
     """
     size = vectors[0].numel()
     whole = size - size % BLOCK if number % BLOCK == 0 else 0
     if whole:
-        first = [v[:whole] for v in vectors]
-        both = (v.view(-1, 2, WIDTH).unbind(1) for v in first)
-        yield first, [(one, other) for one, other in both], number
+        first = [v[:whole] for v in vectors] if whole < size else vectors
+        yield first, [halves(v) for v in first], number
     if whole < size:
         left = [v[whole:] for v in vectors]
         yield left, left, int32(number + whole)

@@ -1,12 +1,13 @@
 """How a rule is executed: eagerly or compiled, small parameters packed into one vector."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from stepsize.optimizers.compilation import CompiledRule, NotCompiledError, vectors, widened
+from stepsize.optimizers.compilation import TOGETHER, CompiledRule, NotCompiledError, vectors, widened
 from stepsize.optimizers.counted_normal import Key, Pair, blocks
 
 # In place: rule(p, g, *state, **coefficients). What it returns, a 0-d tensor or nothing, is collected.
@@ -98,37 +99,75 @@ class Workspace:
                 torch._foreach_copy_(list(tensors), views)
 
 
+@dataclass
+class _Call:
+    """A call of a rule.
+
+    Args:
+        whole: what it is called with eagerly.
+        split: the same memory for a compiled call, nothing where there is none.
+        number: of the first coordinate, for a rule that draws.
+        returned: by the rule.
+    """
+
+    whole: Sequence[Tensor]
+    split: Sequence[Tensor | Pair] = ()
+    number: int = 0
+    returned: Tensor | None = None
+
+    @property
+    def form(self) -> str:
+        """Several of one form can be one compiled call."""
+        if not self.split:
+            return "eager"
+        return "halves" if isinstance(self.split[0], tuple) else "vectors"
+
+
 def _run(rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str, Any], compiled: bool) -> list[Tensor]:
-    found = []
-    fast = CompiledRule(rule, work[0][0], coefficients) if compiled and work else None
-    for tensors in work:
-        for whole, split, key in _calls(rule, tensors, coefficients, fast is not None):
-            try:
-                if fast is None or split is None:
-                    raise NotCompiledError
-                found.append(fast(split, key))
-            except NotCompiledError:
-                more = {} if key is None else {"key": key}
-                found.append(widened(rule, tensors[0].dtype)(*whole, **{**coefficients, **more}))
-        torch.autograd.graph.increment_version(tensors[0])  # `data` hides the change from autograd
-    return [f for f in found if f is not None]
+    if not work:
+        return []
+    fast = CompiledRule(rule, work[0][0], coefficients) if compiled else None
+    eager = widened(rule, work[0][0].dtype)
+    calls = [call for tensors in work for call in _calls(rule, tensors, coefficients, compiled)]
+    for few, together in _few(calls, TOGETHER if _is_one_pass(rule) else 1):
+        try:
+            if fast is None or few[0].form == "eager":
+                raise NotCompiledError
+            found = fast([c.split for c in few], [c.number for c in few], together)
+        except NotCompiledError:
+            keys = [{"key": coefficients["key"].at(c.number)} if _draws(rule) else {} for c in few]
+            found = [eager(*c.whole, **{**coefficients, **key}) for c, key in zip(few, keys, strict=True)]
+        for call, returned in zip(few, found, strict=True):
+            call.returned = returned
+    torch.autograd.graph.increment_version([p for p, *_ in work])  # `data` hides the change from autograd
+    return [call.returned for call in calls if call.returned is not None]
 
 
-def _calls(
-    rule: Rule, tensors: Sequence[Tensor], coefficients: Mapping[str, Any], compiled: bool
-) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor | Pair] | None, Tensor | None]]:
-    """What a rule is called with: eagerly; compiled, where it can be; the key of a rule that draws numbers."""
+def _few(calls: Sequence[_Call], most: int) -> Iterator[tuple[list[_Call], int]]:
+    """Calls of one form, at most so many at a time, and how many are compiled into one: one alone is by itself."""
+    for form in ("eager", "vectors", "halves"):
+        alike = [call for call in calls if call.form == form]
+        together = most if len(alike) > 1 else 1
+        yield from ((alike[i : i + together], together) for i in range(0, len(alike), together))
+
+
+def _is_one_pass(rule: Rule) -> bool:
+    """Whether a rule goes through memory once: it takes no norm, and sums nothing that it always returns."""
+    return "norm" not in (rule.__kwdefaults__ or {}) and rule.__annotations__.get("return") is not Tensor
+
+
+def _calls(rule: Rule, tensors: Sequence[Tensor], coefficients: Mapping[str, Any], compiled: bool) -> Iterator[_Call]:
     if not _draws(rule):
-        yield tensors, vectors(tensors) if compiled else None, None
+        yield _Call(tensors, vectors(tensors) or () if compiled else ())
         return
     flat, key = vectors(tensors), coefficients["key"]
     first = key.numbering.take(tensors[0].numel())
     if flat is None or not compiled:
-        yield flat or tensors, None, key.at(first)
+        yield _Call(flat or tensors, (), first)
     elif widened(rule, tensors[0].dtype) is not rule:  # it takes tensors, not halves
-        yield flat, flat, key.at(first)
+        yield _Call(flat, flat, first)
     else:
-        yield from ((whole, split, key.at(number)) for whole, split, number in blocks(flat, first))
+        yield from (_Call(*each) for each in blocks(flat, first))
 
 
 def _draws(rule: Rule) -> bool:

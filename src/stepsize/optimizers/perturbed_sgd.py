@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 
 from stepsize.bounds import NON_NEGATIVE, WHOLE
 from stepsize.errors import suggestion
-from stepsize.optimizers.counted_normal import BLOCK, Key, Numbering, Pair, in_chunks, lanes, normal, pair
+from stepsize.optimizers.counted_normal import BLOCK, WIDTH, Key, Numbering, Pair, in_chunks, lanes, normal, pair
 from stepsize.optimizers.execution import Coefficient
 from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, hyperparameters
 
@@ -56,6 +56,7 @@ def _parts(
     if isinstance(x, Tensor) and isinstance(g, Tensor):
         numbers = torch.arange(x.numel(), dtype=torch.int32, device=x.device) + number
         return [(x, g, normal(numbers, key, x.dtype, fused=True) if noisy else 0.0)]
+    assert x[0].shape[1] == WIDTH  # said to the compiler, which then needs no code for what is left of a row
     begins = torch.arange(x[0].shape[0], dtype=torch.int32, device=x[0].device) * BLOCK + number
     numbers = begins[:, None] + lanes(x[0].device)
     noise = pair(numbers, key, x[0].dtype, fused=True) if noisy else (0.0, 0.0)
