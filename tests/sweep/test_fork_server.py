@@ -30,9 +30,19 @@ def server() -> Iterator[ForkServer]:
         # A process has one server, and another module's tests may have started it with other modules.
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
         server = ForkServer(["torch", "numpy.random"])
-        server.warm()
+        with heard(signal.SIGINT, signal.SIGHUP):
+            server.warm()
         yield server
         server.close()
+
+
+@contextlib.contextmanager
+def heard(*numbers: signal.Signals) -> Iterator[None]:
+    """Let a program that is started heed signals that these tests may have been started to ignore, as nohup does."""
+    before = {n: signal.signal(n, signal.SIG_DFL) for n in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
