@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch._dynamo.exc import BackendCompilerFailed
 from torch._dynamo.utils import counters
 
 from stepsize.optimizers import compilation
-from stepsize.optimizers.compilation import TOGETHER, WORTH_COMPILING, WORTH_LOOKING, CompiledRule, pays
+from stepsize.optimizers.compilation import BATCH, WORTH_COMPILING, WORTH_LOOKING, CompiledRule, pays
 from stepsize.optimizers.execution import SMALL, execute
 from stepsize.optimizers.lion import Lion
 
@@ -156,12 +157,25 @@ def test_lengths_that_were_equal_at_first_may_differ_later(monkeypatch: pytest.M
     assert counted() == before + 1
 
 
+@pytest.mark.usefixtures("_uncompiled")
+def test_parameters_of_one_element_compile_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda rule, **kw: compile_(rule, **kw, backend="eager"))
+    before = counted()
+    for sizes in product([1, SMALL + 1], repeat=3):
+        work, expected = work_of(*sizes), work_of(*sizes)
+        run(work, compiled=True)
+        run(expected)
+        assert equal(work, expected)
+    assert counted() == before + 1
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of the compiler's own
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_any_number_of_tensors_moves_as_it_does_eagerly(dtype: torch.dtype) -> None:
     assert not CompiledRule.failed  # or both would be eager
-    for count in range(1, 2 * TOGETHER + 2):
+    for count in range(1, 2 * BATCH + 2):
         sizes = [SMALL + 1 + 7 * n for n in range(count)]
         work, expected = work_of(*sizes, dtype=dtype), work_of(*sizes, dtype=dtype)
         run(work, compiled=True)
@@ -170,13 +184,12 @@ def test_any_number_of_tensors_moves_as_it_does_eagerly(dtype: torch.dtype) -> N
 
 
 @pytest.mark.usefixtures("_uncompiled")
-@pytest.mark.parametrize("returns", [None, Tensor])
-def test_one_call_is_for_several_tensors_unless_the_rule_sums(monkeypatch: pytest.MonkeyPatch, returns: Any) -> None:
-    def add(p: Tensor, g: Tensor, *, rate: Any) -> Any:
+@pytest.mark.parametrize("sums", [False, True])
+def test_one_call_is_for_several_tensors_unless_the_rule_sums(monkeypatch: pytest.MonkeyPatch, sums: bool) -> None:
+    def add(p: Tensor, g: Tensor, *, rate: Any) -> Tensor:
         p.add_(g * rate)
-        return p.sum() if returns else None
+        return p.sum()
 
-    add.__annotations__["return"] = returns
     lengths = []
 
     def count(call: Any, **_: Any) -> Any:
@@ -187,13 +200,13 @@ def test_one_call_is_for_several_tensors_unless_the_rule_sums(monkeypatch: pytes
         return counting
 
     monkeypatch.setattr(torch, "compile", count)
-    sizes = [SMALL + 1 + n for n in range(TOGETHER + 2)]
+    sizes = [SMALL + 1 + n for n in range(BATCH + 2)]
     work, expected = work_of(*sizes, tensors=2), work_of(*sizes, tensors=2)
-    sums = run(work, rule=add, compiled=True)
-    assert [s.item() for s in sums] == [s.item() for s in run(expected, rule=add)]
+    returned = run(work, rule=add, compiled=True, sums=sums)
+    assert [s.item() for s in returned] == [s.item() for s in run(expected, rule=add)]
     assert equal(work, expected)
     given = [[n for n in call if n in sizes] for call in lengths[1:]]  # the first is for the compiler
-    assert given == ([[n] for n in sizes] if returns else [sizes[:TOGETHER], sizes[TOGETHER:]])
+    assert given == ([[n] for n in sizes] if sums else [sizes[:BATCH], sizes[BATCH:]])
 
 
 NO_COMPILER = """

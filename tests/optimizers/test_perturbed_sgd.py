@@ -225,6 +225,18 @@ def test_compiled_large_and_small_parameters_get_the_noise_they_get_eagerly(kind
     torch.testing.assert_close(compiled_, eager, rtol=2e-6, atol=float(2e-6 * eager.abs().max()))
 
 
+def test_the_default_device_decides_about_nothing() -> None:
+    moved = []
+    for device in ("cpu", "meta"):
+        p = nn.Parameter(torch.zeros(LARGE + BLOCK))
+        p.grad = torch.zeros_like(p)
+        with torch.device(device):
+            PerturbedSGD([p]).step()
+        moved.append(p.detach())
+    assert moved[0].any()
+    assert torch.equal(*moved)
+
+
 def test_no_two_coordinates_get_the_same_draw() -> None:
     sizes = [LARGE + 1, 300, 3 * LARGE, LARGE + BLOCK, 1, 7, 9]  # the small ones of a group are packed
     groups = [{"params": [nn.Parameter(torch.zeros(n, dtype=torch.float64)) for n in sizes]} for _ in range(2)]

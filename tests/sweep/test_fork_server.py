@@ -25,21 +25,21 @@ LONG = 60  # seconds: a test that waits for it has failed
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ForkServer]:
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, heard():
         patch.delenv("PYTHONUNBUFFERED", raising=False)  # the children write line by line without it
         # A process has one server, and another module's tests may have started it with other modules.
         forkserver._forkserver._stop()  # type: ignore[attr-defined]
         server = ForkServer(["torch", "numpy.random"])
-        with heard(signal.SIGINT, signal.SIGHUP):
-            server.warm()
+        server.warm()
         yield server
         server.close()
 
 
 @contextlib.contextmanager
-def heard(*numbers: signal.Signals) -> Iterator[None]:
-    """Let a program that is started heed signals that these tests may have been started to ignore, as nohup does."""
-    before = {n: signal.signal(n, signal.SIG_DFL) for n in numbers}
+def heard() -> Iterator[None]:
+    """Let what is started heed signals that the tests may have been started to ignore, as nohup and & do."""
+    heeding = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in heeding.items()}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

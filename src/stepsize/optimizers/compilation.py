@@ -12,10 +12,11 @@ from stepsize.optimizers.counted_normal import BLOCK, Key, Pair, halves
 
 Tensors = Sequence[Tensor | Pair]
 
-# Tuples of tensors in one compiled call, where there are several: the way into it, for one alone, takes as long as a
-# hundred thousand parameters do. More take longer to compile and save no more.
-TOGETHER = 4
-_LENGTH = 1 << 16  # for which a rule is compiled: enough for all threads
+# Tuples of tensors in one compiled call, whose overhead (guards, unpacking) is that of the work on 1e5 parameters.
+# Twice as many save no more, and take twice as long to compile.
+BATCH = 4
+# Elements that a rule is compiled with: the compiler's hint to how many threads, or blocks of a GPU, share a sum.
+_EXAMPLE, _EXAMPLE_CPU = 1 << 22, 1 << 18
 
 _16_BITS = (torch.bfloat16, torch.float16)
 # Parameters times steps from which compiling, 10 s from an empty cache, is paid back on a CPU at the 0.25 to 1.5 ns
@@ -54,42 +55,47 @@ class CompiledRule:
         like: a tensor on the device of all, and of their dtype.
         coefficients: numbers become tensors on the CPU, so that another value compiles nothing anew; what chooses
             between formulas, a bool or a word, is part of what is compiled. A `key` is given with each call's number.
+        batch_size: tuples of tensors in one call.
     """
 
     failed: ClassVar[set[Any]] = set()  # rules, in this process: what has failed once is not tried again
 
-    def __init__(self, rule: Callable[..., Tensor | None], like: Tensor, coefficients: Mapping[str, Any]) -> None:
+    def __init__(
+        self, rule: Callable[..., Tensor | None], like: Tensor, coefficients: Mapping[str, Any], batch_size: int
+    ) -> None:
         words = {name: c for name, c in coefficients.items() if isinstance(c, (bool, str))}
         numbers = {n: c for n, c in coefficients.items() if isinstance(c, (int, float)) and n not in words}
-        self._rule, self._form = rule, (rule, like.dtype, like.device.type, tuple(numbers), tuple(words.items()))
+        self._rule, self._batch_size = rule, batch_size
+        self._form = (rule, like.dtype, like.device, tuple(numbers), tuple(words.items()), batch_size)
         self._key: Key | None = coefficients.get("key")
         self._others = {n: c for n, c in coefficients.items() if n not in (*words, *numbers, "key")}
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self._numbers = _on_their_way(torch.tensor([*numbers.values()], dtype=dtype), like.device)
+        self._numbers = _on_their_way(torch.tensor([*numbers.values()], dtype=dtype, device="cpu"), like.device)
         self._device = like.device
 
-    def __call__(self, work: Sequence[Tensors], first: Sequence[int], together: int) -> list[Tensor | None]:
+    def __call__(self, batch: Sequence[Tensors], first: Sequence[int]) -> list[Tensor | None]:
         """Call the rule for each of a few tuples of tensors, all of them vectors, or all of them in halves.
 
         Args:
-            work: at most `together`.
+            batch: up to `batch_size`, of more than one element, as lengths of 1 are compiled anew.
             first: the number of each one's first coordinate, for a rule that has a key.
-            together: calls that are compiled into one; fewer are filled up.
 
         Returns:
             What the rule returned for each.
 
         Raises:
-            NotCompiledError: it cannot be compiled, and nothing has been done; the first time, with a warning.
+            NotCompiledError: it cannot be compiled, and the batch is as it was; the first time, with a warning.
         """
         if self._rule in CompiledRule.failed:
             raise NotCompiledError
-        compiled, spare = _compiled(*self._form, together, in_halves=isinstance(work[0][0], tuple))
+        compiled, padding = _compiled(*self._form, in_halves=isinstance(batch[0][0], tuple))
         try:
-            if not spare:  # it begins with lengths that differ, as torch takes those that are equal at first for equal
-                self._call(compiled, [_zeros(work[0], _LENGTH + i * BLOCK) for i in range(together)], [])
-                spare += [_zeros(work[0], BLOCK * 2) for _ in range(together)]
-            found = self._call(compiled, [*work, *spare[len(work) :]], first)
+            if not padding:
+                # Lengths that are equal as a rule is compiled are taken for one (duck shaping), so these differ.
+                length = (_EXAMPLE_CPU if self._device.type == "cpu" else _EXAMPLE) // self._batch_size
+                self._call(compiled, [_zeros(batch[0], length + i * BLOCK) for i in range(self._batch_size)], [])
+                padding += [_zeros(batch[0], 2 * BLOCK) for _ in range(self._batch_size)]
+            found = self._call(compiled, [*batch, *padding[len(batch) :]], first)
         except Exception as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
@@ -97,17 +103,17 @@ class CompiledRule:
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"torch.compile failed, the optimizer runs eagerly: {reason}", stacklevel=2)
             raise NotCompiledError from error
-        return found[: len(work)]
+        return found[: len(batch)]
 
-    def _call(self, compiled: Any, work: Sequence[Tensors], first: Sequence[int]) -> list[Tensor | None]:
-        first = [*first, *[0] * (len(work) - len(first))]
+    def _call(self, compiled: Any, batch: Sequence[Tensors], first: Sequence[int]) -> list[Tensor | None]:
+        first = [*first, *[0] * (len(batch) - len(first))]
         key = None if self._key is None else _on_their_way(self._key.at(*first), self._device)
-        returned: list[Tensor | None] = compiled(work, self._numbers, key, self._others)
+        returned: list[Tensor | None] = compiled(batch, self._numbers, key, self._others)
         return returned
 
 
 def _zeros(like: Tensors, size: int) -> Tensors:
-    """Vectors, or halves of them, of which a call is made that nobody asked for."""
+    """Vectors, or halves of them, to compile with and to fill a batch."""
     return [t.new_zeros(size) if isinstance(t, Tensor) else halves(t[0].new_zeros(size)) for t in like]
 
 
@@ -155,28 +161,28 @@ def _each(numbers: Numbers) -> tuple[Tensor, ...]:
 def _compiled(
     rule: Callable[..., Tensor | None],
     dtype: torch.dtype,
-    device: str,
+    device: torch.device,
     numbers: tuple[str, ...],
     words: tuple[tuple[str, bool | str], ...],
-    together: int,
+    batch_size: int,
     *,
     in_halves: bool,
 ) -> tuple[Any, list[Tensors]]:
-    """A compiled rule for each combination of what it is compiled anew for, and, empty, what fills its calls up.
+    """A compiled rule for each combination of what it is compiled anew for, and a place for what fills its batches.
 
     A function for each, as torch gives up after 8 of one.
     """
     given = widened(rule, dtype)
 
     def call(
-        work: Sequence[Tensors], values: Numbers, key: Numbers | None, others: Mapping[str, Any]
+        batch: Sequence[Tensors], values: Numbers, key: Numbers | None, others: Mapping[str, Any]
     ) -> list[Tensor | None]:
         coefficients = dict(zip(numbers, _each(values), strict=True)) | dict(words) | dict(others)
         if key is None:
-            return [given(*tensors, **coefficients) for tensors in work]
+            return [given(*tensors, **coefficients) for tensors in batch]
         first, second, product, *counts = _each(key)
         keys = [(first, second, product, count) for count in counts]
-        return [given(*tensors, **coefficients, key=of) for tensors, of in zip(work, keys, strict=True)]
+        return [given(*tensors, **coefficients, key=of) for tensors, of in zip(batch, keys, strict=True)]
 
     call.__code__ = call.__code__.replace(co_name=getattr(rule, "__name__", "rule"))
     return torch.compile(call, fullgraph=True, dynamic=True, options=_options()), []

@@ -13,7 +13,9 @@ WIDTH = 64  # number c and number c + WIDTH, where c // WIDTH is even, are of on
 BLOCK = 2 * WIDTH
 CHUNK = 1 << 17  # numbers drawn at a time where each operation is a pass: enough for threads, few enough for caches
 LARGE = 4096  # from here on, a vector's numbers begin with a block
-_LANES = torch.arange(WIDTH, dtype=torch.int32)  # compiled for a CPU, reading these takes less time than counting
+_LANES = torch.arange(
+    WIDTH, dtype=torch.int32, device="cpu"
+)  # compiled for a CPU, reading these takes less time than counting
 
 
 class Numbering:
@@ -42,7 +44,8 @@ class Key:
 
     def at(self, *numbers: int) -> Tensor:
         """The two halves, their product and the numbers of first coordinates, as int32 on the CPU."""
-        return torch.tensor([self.first, self.second, int32(self.first * self.second), *numbers], dtype=torch.int32)
+        words = [self.first, self.second, int32(self.first * self.second), *numbers]
+        return torch.tensor(words, dtype=torch.int32, device="cpu")
 
 
 def int32(number: int) -> int:
@@ -64,11 +67,11 @@ def blocks(vectors: Sequence[Tensor], number: int) -> Iterator[tuple[Sequence[Te
         number: of the first coordinate.
 
     Yields:
-        In the second place, the `halves` of each vector of whole blocks. What is left is no pair; nor is anything where
-        number is no multiple of BLOCK.
+        In the second place, the `halves` of each vector of whole blocks. What is left is no pair; nor is anything of
+        a vector that is not LARGE, or where number is no multiple of BLOCK.
     """
     size = vectors[0].numel()
-    whole = size - size % BLOCK if number % BLOCK == 0 else 0
+    whole = size - size % BLOCK if number % BLOCK == 0 and size > LARGE else 0
     if whole:
         first = [v[:whole] for v in vectors] if whole < size else vectors
         yield first, [halves(v) for v in first], number

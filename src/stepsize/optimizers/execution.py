@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stepsize.optimizers.compilation import TOGETHER, CompiledRule, NotCompiledError, vectors, widened
+from stepsize.optimizers.compilation import BATCH, CompiledRule, NotCompiledError, vectors, widened
 from stepsize.optimizers.counted_normal import Key, Pair, blocks
 
 # In place: rule(p, g, *state, **coefficients). What it returns, a 0-d tensor or nothing, is collected.
@@ -28,6 +28,7 @@ def execute(
     *,
     compiled: bool,
     workspaces: "dict[Any, Workspace]",
+    sums: bool = False,
 ) -> list[Tensor]:
     """Apply rule(p, g, *state, **coefficients), in place, to each (p, g, *state); returns what the rule returned.
 
@@ -42,11 +43,15 @@ def execute(
         compiled: through torch.compile; where that fails, eagerly, with one warning.
         workspaces: what is kept between steps for packing: several small parameters are one vector to the rule, and
             norm(x) then has each one's at each of its elements; begins empty.
+        sums: whether the rule sums over a parameter, other than by `norm`. Compiled, a rule that does either is called
+            for one parameter at a time, others for several: then a call's overhead is less, and nothing else is.
     """
+    takes_norms = "norm" in (rule.__kwdefaults__ or {})
+    batch_size = 1 if sums or takes_norms else BATCH
     small = [tensors for tensors in work if tensors[0].numel() <= SMALL]
     large = [tensors for tensors in work if tensors[0].numel() > SMALL]
     if len(small) < FEWEST or any(type(p) not in (Tensor, nn.Parameter) for p, *_ in small):
-        return _run(rule, [*large, *small] if _draws(rule) else work, coefficients, compiled)
+        return _run(rule, [*large, *small] if _draws(rule) else work, coefficients, compiled, batch_size)
     first = small[0][0]
     name = (rule, first.device, first.dtype, *(id(p) for p, *_ in small))
     if name not in workspaces:
@@ -55,11 +60,11 @@ def execute(
         workspaces[name] = Workspace(small)
     with_vector = workspaces[name]
     vector = with_vector.gather(small)
-    if "norm" in (rule.__kwdefaults__ or {}):
-        packed = _run(rule, [vector], {**coefficients, "norm": with_vector.norm}, compiled=False)
-        found = _run(rule, large, coefficients, compiled) + packed
+    if takes_norms:
+        packed = _run(rule, [vector], {**coefficients, "norm": with_vector.norm}, False, batch_size)
+        found = _run(rule, large, coefficients, compiled, batch_size) + packed
     else:
-        found = _run(rule, [*large, vector], coefficients, compiled)
+        found = _run(rule, [*large, vector], coefficients, compiled, batch_size)
     with_vector.scatter(small)
     return found
 
@@ -117,43 +122,42 @@ class _Call:
 
     @property
     def form(self) -> str:
-        """Several of one form can be one compiled call."""
-        if not self.split:
+        """How it is called: one of FORMS."""
+        if not self.split or self.whole[0].numel() == 1:
             return "eager"
         return "halves" if isinstance(self.split[0], tuple) else "vectors"
 
 
-def _run(rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str, Any], compiled: bool) -> list[Tensor]:
+FORMS = ("eager", "vectors", "halves")
+
+
+def _run(
+    rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str, Any], compiled: bool, batch_size: int
+) -> list[Tensor]:
     if not work:
         return []
-    fast = CompiledRule(rule, work[0][0], coefficients) if compiled else None
+    fast = CompiledRule(rule, work[0][0], coefficients, batch_size) if compiled else None
     eager = widened(rule, work[0][0].dtype)
     calls = [call for tensors in work for call in _calls(rule, tensors, coefficients, compiled)]
-    for few, together in _few(calls, TOGETHER if _is_one_pass(rule) else 1):
+    for batch in _batches(calls, batch_size):
         try:
-            if fast is None or few[0].form == "eager":
+            if fast is None or batch[0].form == "eager":
                 raise NotCompiledError
-            found = fast([c.split for c in few], [c.number for c in few], together)
+            found = fast([c.split for c in batch], [c.number for c in batch])
         except NotCompiledError:
-            keys = [{"key": coefficients["key"].at(c.number)} if _draws(rule) else {} for c in few]
-            found = [eager(*c.whole, **{**coefficients, **key}) for c, key in zip(few, keys, strict=True)]
-        for call, returned in zip(few, found, strict=True):
+            keys = [{"key": coefficients["key"].at(c.number)} if _draws(rule) else {} for c in batch]
+            found = [eager(*c.whole, **{**coefficients, **key}) for c, key in zip(batch, keys, strict=True)]
+        for call, returned in zip(batch, found, strict=True):
             call.returned = returned
     torch.autograd.graph.increment_version([p for p, *_ in work])  # `data` hides the change from autograd
     return [call.returned for call in calls if call.returned is not None]
 
 
-def _few(calls: Sequence[_Call], most: int) -> Iterator[tuple[list[_Call], int]]:
-    """Calls of one form, at most so many at a time, and how many are compiled into one: one alone is by itself."""
-    for form in ("eager", "vectors", "halves"):
+def _batches(calls: Sequence[_Call], size: int) -> Iterator[list[_Call]]:
+    """Calls of one form, so many at a time or fewer."""
+    for form in FORMS:
         alike = [call for call in calls if call.form == form]
-        together = most if len(alike) > 1 else 1
-        yield from ((alike[i : i + together], together) for i in range(0, len(alike), together))
-
-
-def _is_one_pass(rule: Rule) -> bool:
-    """Whether a rule goes through memory once: it takes no norm, and sums nothing that it always returns."""
-    return "norm" not in (rule.__kwdefaults__ or {}) and rule.__annotations__.get("return") is not Tensor
+        yield from (alike[i : i + size] for i in range(0, len(alike), size))
 
 
 def _calls(rule: Rule, tensors: Sequence[Tensor], coefficients: Mapping[str, Any], compiled: bool) -> Iterator[_Call]:
