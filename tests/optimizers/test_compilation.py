@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -117,57 +117,47 @@ def test_an_error_of_the_rule_is_no_failed_compilation(monkeypatch: pytest.Monke
         run(work_of(3), rule=broken, compiled=True)
 
 
-def counted() -> int:
-    return counters["stats"]["unique_graphs"]
-
-
-@pytest.mark.usefixtures("_uncompiled")
-def test_another_lr_and_another_step_compile_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def graphs(_uncompiled: None, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """The number of graphs so far; they are traced, and not built."""
     compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda rule, **kw: compile_(rule, **kw, backend="eager"))  # traced, not built
+    monkeypatch.setattr(torch, "compile", lambda rule, **kw: compile_(rule, **kw, backend="eager"))
+    before = counters["stats"]["unique_graphs"]
+    return lambda: counters["stats"]["unique_graphs"] - before
+
+
+def test_another_lr_and_another_step_compile_nothing_anew(graphs: Callable[[], int]) -> None:
     shapes = [(SMALL + 1,), (70, 80), (3,), (2, 3), (), (1,), (4, 5, 6, 7), (9,), (64, 3, 7, 7)]
     parameters = [nn.Parameter(torch.ones(shape)) for shape in shapes]
     optimizer = Lion(parameters, lr=0.1, compiled=True)
     step(parameters, optimizer, 0)
-    before = counted()
+    before = graphs()
     assert before > 0
     for t in range(1, 20):
         optimizer.param_groups[0]["lr"] = 0.1 / t
         optimizer.param_groups[0]["weight_decay"] = 0.01 * t
         step(parameters, optimizer, t)
-    assert counted() == before
+    assert graphs() == before
 
 
-@pytest.mark.usefixtures("_uncompiled")
-def test_one_graph_serves_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda rule, **kw: compile_(rule, **kw, backend="eager"))
-    before = counted()
+def test_one_graph_serves_all_shapes(graphs: Callable[[], int]) -> None:
     run(work_of(*range(SMALL + 1, SMALL + 9)), compiled=True)
-    assert counted() == before + 1
+    assert graphs() == 1
 
 
-@pytest.mark.usefixtures("_uncompiled")
-def test_lengths_that_were_equal_at_first_may_differ_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda rule, **kw: compile_(rule, **kw, backend="eager"))
-    before = counted()
+def test_lengths_that_were_equal_at_first_may_differ_later(graphs: Callable[[], int]) -> None:
     for sizes in ([SMALL + 1] * 2, [SMALL + 1] * 9, [SMALL + 2, SMALL + 1, SMALL + 3]):
         run(work_of(*sizes), compiled=True)
-    assert counted() == before + 1
+    assert graphs() == 1
 
 
-@pytest.mark.usefixtures("_uncompiled")
-def test_parameters_of_one_element_compile_nothing_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_ = torch.compile
-    monkeypatch.setattr(torch, "compile", lambda rule, **kw: compile_(rule, **kw, backend="eager"))
-    before = counted()
+def test_parameters_of_one_element_compile_nothing_anew(graphs: Callable[[], int]) -> None:
     for sizes in product([1, SMALL + 1], repeat=3):
         work, expected = work_of(*sizes), work_of(*sizes)
         run(work, compiled=True)
         run(expected)
         assert equal(work, expected)
-    assert counted() == before + 1
+    assert graphs() == 1
 
 
 @pytest.mark.slow
