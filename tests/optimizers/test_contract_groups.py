@@ -141,6 +141,25 @@ def _refusals() -> Iterator[Any]:
 REFUSALS = list(_refusals())
 
 
+def _refusals_of_types() -> Iterator[Any]:
+    """Every flag and every whole number of ours with a value of another type, which Python would take for one."""
+    for word, path in OPTIMIZERS.items():
+        cls: Any = load(path)
+        ranges = getattr(cls, "ranges", {})
+        whole = [name for name, i in ranges.items() if isinstance(i, Interval) and i.whole]
+        flags = [n for n, p in inspect.signature(cls).parameters.items() if ranges and p.annotation in (bool, "bool")]
+        for names, bad, wanted in ((whole, 5.0, "a whole number"), (flags, "no", "True or False")):
+            yield from (pytest.param(cls, name, bad, wanted, id=f"{word}-{name}={bad}") for name in names)
+
+
+@pytest.mark.parametrize(("cls", "name", "value", "wanted"), list(_refusals_of_types()))
+def test_a_value_of_another_type_is_refused_by_name_and_value(
+    problem: Any, cls: Any, name: str, value: Any, wanted: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be {wanted}, got {value!r}$"):
+        cls(problem(), **{name: value})
+
+
 @pytest.mark.parametrize(("cls", "name", "value", "said", "bad"), REFUSALS)
 def test_a_number_out_of_its_range_is_refused_by_name_and_value(
     problem: Any, cls: Any, name: str, value: Any, said: str, bad: float

@@ -177,6 +177,35 @@ def test_the_estimate_is_saved_and_goes_on() -> None:
     assert second.param_groups[0]["d"] == whole.param_groups[0]["d"] > 1e-6
 
 
+def test_what_has_no_gradient_for_a_while_is_still_in_the_norm() -> None:
+    often, seldom = nn.Parameter(torch.full((2,), 0.01)), nn.Parameter(torch.ones(100))
+    optimizer = Prodigy([seldom, often])
+    for t in range(300):
+        optimizer.zero_grad()
+        loss = 1e-3 * (often - 0.02).abs().sum() + ((seldom - 2).abs().sum() if t % 2 == 0 else 0)
+        loss.backward()
+        optimizer.step()
+    assert 0.1 < optimizer.param_groups[0]["d"] < 1.5  # the distance is 1 at most; without the norm it was 8e6
+    assert float((seldom.detach() - 2).abs().max()) < 0.3
+
+
+@pytest.mark.parametrize("missing", [0, 3])
+def test_no_gradient_counts_as_one_of_zero_in_the_estimate(missing: int) -> None:
+    estimates = []
+    for zero in (True, False):
+        parameters = [nn.Parameter(x) for x in tensors(0)]
+        optimizer = Prodigy(parameters, d0=0.1)
+        for t in range(6):
+            for index, (p, g) in enumerate(zip(parameters, gradients(t), strict=True)):
+                p.grad = g
+                if index == missing and t in (2, 3):
+                    p.grad = torch.zeros_like(p) if zero else None
+            optimizer.step()
+            if t < 4:
+                estimates.append(optimizer.param_groups[0]["d"])
+    assert estimates[:4] == pytest.approx(estimates[4:], rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

@@ -301,3 +301,16 @@ def test_the_recipe_takes_groups_for_sam(composed: Composed) -> None:
     check(cfg)
     groups = build.task(cfg, build.data(cfg), build.optimizer(cfg, CPU)).groups
     assert {group["lr"] for group in groups} == {0.05, 0.025}
+
+
+@pytest.mark.parametrize("size", [1e-39, 1e-30, 1e30])
+def test_a_tiny_and_a_huge_gradient_are_climbed_no_further_than_rho(size: float) -> None:
+    p, seen = nn.Parameter(torch.zeros(1)), []
+
+    def closure() -> None:
+        seen.append(p.item())
+        p.grad = torch.full_like(p, size)
+
+    SAM([p], base="sgd", lr=0.0, rho=0.5).step(closure)
+    assert seen[0] == 0
+    assert 0 <= seen[1] <= 0.5

@@ -197,3 +197,21 @@ def test_it_beats_adamw_where_rows_and_columns_are_badly_conditioned() -> None:
 def test_a_value_out_of_range_is_refused_by_name(name: str, value: Any, said: str) -> None:
     with pytest.raises(ValueError, match=rf"{said} must be in .*, got "):
         SOAP([nn.Parameter(torch.ones(2))], **{name: value})
+
+
+def test_directions_without_gradient_stay_nearly_where_they_are() -> None:
+    generator = torch.Generator().manual_seed(0)
+    span = torch.linalg.qr(torch.randn(64, 2, generator=generator)).Q
+    p = nn.Parameter(torch.zeros(64, 32))
+    optimizer = SOAP([p], lr=0.01, weight_decay=0.0)
+    inside, outside = [], []
+    for t in range(30):
+        before = p.detach().clone()
+        p.grad = span @ torch.randn(2, 32, generator=generator)
+        optimizer.step()
+        step = p.detach() - before
+        along = span @ (span.T @ step)
+        if t > 0:  # the first step is AdamW's
+            inside.append(float(along.norm()))
+            outside.append(float((step - along).norm()))
+    assert max(outside) < 0.2 * min(inside)  # it was five times as large as that inside

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from stepsize.bounds import FRACTION, NON_NEGATIVE
-from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, hyperparameters
+from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, check_number, hyperparameters
 
 WARMUPS = ("alpha_warmup_steps", "beta3_warmup_steps")
 
@@ -106,7 +106,7 @@ class AdEMAMix(RuleOptimizer):
         super().check(group)
         for name in WARMUPS:
             if group[name] is not None:
-                NON_NEGATIVE.check(name, group[name])
+                check_number(name, group[name], NON_NEGATIVE)
 
     def coefficients(self, group: Group, t: int) -> Mapping[str, float]:
         """The rule's numbers at step t; numerator and denominator are both times √(1 - β₂ᵗ), which saves a pass."""

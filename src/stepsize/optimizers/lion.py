@@ -26,7 +26,7 @@ class Lion(RuleOptimizer):
 
     Chen et al., Symbolic Discovery of Optimization Algorithms, 2023, https://arxiv.org/abs/2302.06675, Algorithm 2.
 
-    A coordinate whose gradient was once not finite stays where it is from then on: sign(NaN) is 0.
+    A coordinate whose gradient was once not finite moves by its decay alone from then on: sign(NaN) is 0.
 
     Args:
         params: parameters or groups of them.

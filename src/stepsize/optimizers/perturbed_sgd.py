@@ -13,7 +13,7 @@ from stepsize.bounds import NON_NEGATIVE, WHOLE
 from stepsize.errors import suggestion
 from stepsize.optimizers.counted_normal import BLOCK, WIDTH, Key, Numbering, Pair, in_chunks, lanes, normal, pair
 from stepsize.optimizers.execution import Coefficient
-from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, hyperparameters
+from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, check_number, hyperparameters
 
 NOISES = ("isotropic", "ball")
 
@@ -130,6 +130,7 @@ class PerturbedSGD(RuleOptimizer):
         compiled: bool | None = None,
         horizon: int | None = None,
     ) -> None:
+        check_number("interval_steps", interval_steps, WHOLE)
         self._size, self._numbering, self._draw = 0, Numbering(), random.Random(0)  # of the step that is being taken
         # What belongs to all parameters is kept in the groups, equal in each, so that a checkpoint has it.
         super().__init__(params, hyperparameters(locals()) | {"t": 0, "t_noise": -interval_steps - 1})

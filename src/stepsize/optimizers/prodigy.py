@@ -1,7 +1,7 @@
 """Prodigy: Adam that estimates how far it has to go."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -126,6 +126,7 @@ class Prodigy(RuleOptimizer):
         sums = [(group, f) for group, parameters in work for f in self.apply(prodigy, group, parameters)]
         if not sums:
             return
+        sums += self._sums_of_others(work)
         one, like = self.param_groups[0], sums[0][1]
         d, root_beta2 = one["d"], math.sqrt(one["betas"][1])
         along, norm = 0.0, 0.0
@@ -137,3 +138,16 @@ class Prodigy(RuleOptimizer):
         d = max(d, one["d_coef"] * r / norm) if norm > 0 else d
         for group in self.param_groups:
             group.update(d=d, r=r)
+
+    def _sums_of_others(self, work: Sequence[tuple[Group, list[Tensor]]]) -> Iterator[tuple[Group, Tensor]]:
+        """What the rule would return for those without a gradient now that had one before: r remembers it, so s must.
+
+        Their gradient counts as 0 in r and s, and nothing else of them changes.
+        """
+        here = {p for _, parameters in work for p in parameters}
+        root_beta2 = math.sqrt(self.param_groups[0]["betas"][1])
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p not in here and p in self.state:
+                    norm = self.state[p]["s"].mul_(root_beta2).abs().sum()
+                    yield group, torch.stack([torch.zeros_like(norm), norm])

@@ -1,5 +1,6 @@
 """What our optimizers share: the loop over groups and parameters, the closure, lazy state, the execution."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Real
@@ -32,6 +33,8 @@ def check_number(name: str, value: float | Tensor, interval: Interval) -> None:
     if isinstance(value, Tensor) and value.numel() != 1:
         raise ValueError(f"Tensor {name} must be 1-element, got {value.numel()}")
     interval.check(name, float(value))
+    if interval.whole and isinstance(value, float | Tensor):  # 5.0, where a loop counts to it
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
 
 
 def hyperparameters(arguments: Mapping[str, Any]) -> Group:
@@ -72,6 +75,9 @@ class RuleOptimizer(Optimizer, ABC):
             raise ValueError(f"compiled must be True, False or None, got {group['compiled']!r}")
         if group["horizon"] is not None:
             check_number("horizon", group["horizon"], COUNT)
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            if parameter.annotation is bool and not isinstance(group[name], bool):
+                raise ValueError(f"{name} must be True or False, got {group[name]!r}")
         for name, interval in self.ranges.items():
             value = group[name]
             if isinstance(interval, Interval):

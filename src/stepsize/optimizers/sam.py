@@ -169,7 +169,8 @@ class SAM(Optimizer):
         like = climbed[0][0]
         norms = [torch.linalg.vector_norm(g, dtype=torch.promote_types(g.dtype, torch.float32)) for _, g, _ in climbed]
         norm = torch.linalg.vector_norm(torch.stack([n.to(like.device) for n in norms]))
-        unit = torch.where(norm > 0, 1 / norm, 0)  # on the device: a gradient of zero has no direction to climb
+        at_least = norm.clamp(min=torch.finfo(norm.dtype).tiny)  # below, 1 / norm is no number any more
+        unit = torch.where(norm > 0, 1 / at_least, 0)  # on the device: a gradient of zero has no direction to climb
         for p, g, scale in climbed:
             p.add_(g * scale * unit.to(p.device))
 
@@ -191,3 +192,5 @@ def _check(group: Mapping[str, Any]) -> None:
     for name, interval in SAM.ranges.items():
         if name in group:
             check_number(name, group[name], interval)
+    if not isinstance(adaptive := group.get("adaptive", False), bool):
+        raise ValueError(f"adaptive must be True or False, got {adaptive!r}")

@@ -11,7 +11,7 @@ from stepsize.bounds import COUNT, FRACTION, NON_NEGATIVE, WHOLE
 from stepsize.optimizers.adamw_rule import adamw, adamw_coefficients, displace
 from stepsize.optimizers.decompositions import eigh, qr
 from stepsize.optimizers.execution import execute
-from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, hyperparameters, state_dtype
+from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, check_number, hyperparameters, state_dtype
 
 
 class SOAP(RuleOptimizer):
@@ -89,7 +89,7 @@ class SOAP(RuleOptimizer):
         """
         super().check(group)
         if group["shampoo_beta"] is not None:
-            FRACTION.check("shampoo_beta", group["shampoo_beta"])
+            check_number("shampoo_beta", group["shampoo_beta"], FRACTION)
 
     def initial_state(self, p: Tensor, group: Group) -> dict[str, Tensor]:
         """Zeros, and the identity as the basis of the first step."""
@@ -136,6 +136,8 @@ class SOAP(RuleOptimizer):
         bases = _bases(state, p.ndim)
         rotated = project(g, bases).contiguous()
         step = torch.zeros_like(rotated)
+        if state["step"] > 1:
+            _keep_above_rounding(state["exp_avg_sq"], rotated.abs().amax())
         tensors = [step, rotated, state["exp_avg"], state["exp_avg_sq"]]
         execute(adamw, [tensors], numbers, compiled=compiled, workspaces={})
         displace(p, project(step, [None if q is None else q.mT for q in bases]), numbers["decay"])
@@ -196,6 +198,13 @@ def _next_bases(states: Sequence[dict[str, Any]]) -> None:
         state["exp_avg"] = torch.movedim(torch.movedim(state["exp_avg"], i, -1) @ change, -1, i).contiguous()
         state[f"basis_{i}"] = q.contiguous()
     for state in states:
-        # In a coordinate that has no gradient, the rotated M' is rounding, and Adam would divide it by a V of 0.
         v = state["exp_avg_sq"]
-        v.clamp_(min=(8 * torch.finfo(v.dtype).eps) ** 2 * v.amax())
+        _keep_above_rounding(v, v.amax().sqrt())
+
+
+def _keep_above_rounding(v: Tensor, largest: Tensor) -> None:
+    """Keep V above what a rotation leaves of numbers so large in a coordinate without gradient.
+
+    That is rounding. Adam would divide it by its own root, and make it as large as the rest.
+    """
+    v.clamp_(min=(8 * torch.finfo(v.dtype).eps * largest).square())
