@@ -137,7 +137,7 @@ class SOAP(RuleOptimizer):
         rotated = project(g, bases).contiguous()
         step = torch.zeros_like(rotated)
         if state["step"] > 1:
-            _keep_above_rounding(state["exp_avg_sq"], rotated.abs().amax())
+            _keep_above_rounding(state["exp_avg_sq"], torch.linalg.vector_norm(rotated, torch.inf))
         tensors = [step, rotated, state["exp_avg"], state["exp_avg_sq"]]
         execute(adamw, [tensors], numbers, compiled=compiled, workspaces={})
         displace(p, project(step, [None if q is None else q.mT for q in bases]), numbers["decay"])
