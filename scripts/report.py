@@ -1,6 +1,6 @@
 """Make the files of a sweep anew from its storage, while it runs as well as after it.
 
-    python scripts/report.py lr-digits-mlp-lion-warmup_cosine
+    python scripts/report.py lr-digits-mlp-lion-warmup_cosine          # or its folder, wherever that is
     python scripts/report.py STUDY --storage postgresql://USER@HOST/DATABASE --folder report
 
 It writes trials.csv, best.yaml, report.html and the plots, and prints the table.
@@ -9,6 +9,8 @@ It writes trials.csv, best.yaml, report.html and the plots, and prints the table
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+
+from omegaconf import OmegaConf
 
 from stepsize.answers import one_line_errors
 from stepsize.errors import ConfigError, suggestion
@@ -53,7 +55,9 @@ def rebuild(study: str, url: str | None, folder: Path) -> None:
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The words of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", metavar="STUDY", help="name of the sweep, which is its folder's in runs/sweeps")
+    parser.add_argument(
+        "study", metavar="STUDY", help="name of the sweep, which is its folder's in runs/sweeps, or the folder"
+    )
     parser.add_argument("--storage", metavar="URL", help="of the study, where it is not study.db in the folder")
     parser.add_argument("--folder", metavar="F", type=Path, help="to write to; runs/sweeps/STUDY if not given")
     return parser.parse_args(arguments)
@@ -63,7 +67,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Rebuild what the command line names."""
     words = parse()
-    rebuild(words.study, words.storage, words.folder or SWEEPS / words.study)
+    study, folder = words.study, SWEEPS / words.study
+    if (said := Path(words.study, "multirun.yaml")).exists():
+        study, folder = OmegaConf.load(said).hydra.sweeper.study, said.parent
+    rebuild(study, words.storage, words.folder or folder)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,13 @@ def test_another_storage_and_folder_can_be_named(swept: Commands) -> None:
     assert (swept.folder / "elsewhere/report.html").exists()
 
 
+def test_the_folder_stands_for_the_sweep_in_it(swept: Commands) -> None:
+    ended = swept.run(str(swept.folder / "runs/sweeps/bowl"), program=REPORT)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.splitlines()[-1].endswith("runs/sweeps/bowl/report.html")
+    assert "(trial 2, 3 of 4 finished)" in ended.out
+
+
 @pytest.mark.parametrize(
     ("words", "answer"),
     [

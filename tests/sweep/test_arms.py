@@ -132,6 +132,11 @@ def test_any_groups_are_compared_and_several_with_each_other(typed: Typed, words
         (("sweep=lr", "sweep.rate=null"), ConfigError, "nothing to search; give a range, such as optimizer.lr='tag"),
         (("sweep=lr", "model.dropuot=interval(0.0,0.5)"), ConfigCompositionException, "model.dropuot"),
         (("sweep=lr", "optimizer=adamw", "model.dropout=interval(0.5,0.0)"), ConfigError, "model.dropout: an interval"),
+        (
+            ("sweep=lr", "sweep.low=0.01", "optimizer.lr=tag(log,interval(0.001,0.1))"),
+            ConfigError,
+            "sweep.low, sweep.high: optimizer.lr has a range of its own",
+        ),
         (("sweep=lr", "model=mlp,gpt"), ConfigError, "model: GPT takes tokens"),
         (("sweep=lr", "objective.metric=val/nothing"), ConfigError, "never logged"),
         (("sweep=lr", "schedule=cosine,linaer"), Exception, "linaer"),

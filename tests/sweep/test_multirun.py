@@ -114,6 +114,17 @@ def test_a_study_of_another_command_is_refused_with_the_difference(continued: tu
     assert sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*")) == before
 
 
+def test_a_study_in_another_one_s_folder_is_refused(continued: tuple, tmp_path: Path) -> None:
+    with given_in(tmp_path) as commands:
+        shutil.copytree(continued[0].folder / "out", tmp_path / "out")
+        before = sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*"))
+        ended = commands.run(*SWEEP, "x=interval(0,2)", "y=3", "seen=seen", "hydra.sweeper.study=other")
+    assert ended.code == 1
+    assert "hydra.sweep.dir=out: study sweep is there; other needs another folder" in ended.err
+    assert "Traceback" not in ended.err
+    assert sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*")) == before
+
+
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
     with given_in(tmp_path_factory.mktemp("pruned")) as commands:

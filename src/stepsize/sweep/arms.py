@@ -133,6 +133,9 @@ def _arm(
     full, derived = dict(searched), None
     cfg = compose(overrides)
     with applied(cfg) as task:
+        if options.rate in full and (options.low, options.high) != (None, None):
+            node = options.node or "hydra.sweeper"
+            raise ConfigError(f"{node}.low, {node}.high: {options.rate} has a range of its own; give one or the other")
         if options.rate and options.rate not in full:
             derived = options.rate
             full = {derived: _range(options, searched, task), **full}

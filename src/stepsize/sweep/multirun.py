@@ -103,6 +103,7 @@ class Multirun:
         hydra = [str(text) for text in self.config.hydra.overrides.hydra if not text.startswith("hydra.mode=")]
         about = About(self.name, _program(), tuple(arguments), tuple(hydra), facts() | meeting)
         check(self.options, found)
+        self._refuse_another_sweeps_folder()
         for line in dict.fromkeys(line for arm in found for line in linear_rates(arm.space)):
             print(f"warning: {line}")
         if self.options.storage is None:
@@ -125,6 +126,17 @@ class Multirun:
             print(f"interrupted; to go on: {about.command}")
             raise SystemExit(128 + driver.received)
         return value
+
+    def _refuse_another_sweeps_folder(self) -> None:
+        """Each keeps its trials by their numbers and its files by fixed names, which would replace another's."""
+        path = self.folder / "multirun.yaml"
+        if path.exists():
+            other = OmegaConf.select(OmegaConf.load(path), "hydra.sweeper.study")
+            if other not in (None, self.name):
+                place = os.path.relpath(self.folder)
+                raise ConfigError(
+                    f"hydra.sweep.dir={place}: study {other} lies there; {self.name} needs another folder"
+                )
 
     def _preload(self) -> list[str]:
         """Modules that every trial imports: the task's, Hydra's plugins, and those of the config's targets."""
