@@ -120,7 +120,7 @@ def test_a_study_in_another_one_s_folder_is_refused(continued: tuple, tmp_path: 
         before = sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*"))
         ended = commands.run(*SWEEP, "x=interval(0,2)", "y=3", "seen=seen", "hydra.sweeper.study=other")
     assert ended.code == 1
-    assert "hydra.sweep.dir=out: study sweep is there; other needs another folder" in ended.err
+    assert "hydra.sweep.dir=out: study sweep lies there; other needs another folder" in ended.err
     assert "Traceback" not in ended.err
     assert sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*")) == before
 
