@@ -18,6 +18,7 @@ from stepsize.optimizers.counted_normal import (
     _radius_squared,
     _sine,
     blocks,
+    elements,
     in_chunks,
     int32,
     normal,
@@ -29,8 +30,8 @@ N = 1 << 20
 KEYS = [(1, 1), (3, 1), (1, 3), (-(2**31) + 1, 2**31 - 1), (123456789, -987654321)]
 
 
-def key(of: tuple[int, int]) -> tuple[Tensor, ...]:
-    return Key(*of, Numbering()).at(0).unbind()
+def key(of: tuple[int, int]) -> list[Tensor]:
+    return elements(Key(*of, Numbering()).at(0))
 
 
 def drawn(of: tuple[int, int], start: int = 0, *, fused: bool = True) -> Tensor:
@@ -109,27 +110,33 @@ def test_drawn_in_chunks_they_are_the_same(number: int, shape: tuple[int, ...]) 
 
 
 @pytest.mark.parametrize("number", [0, BLOCK, -3 * BLOCK, 2**31 - BLOCK])
-@pytest.mark.parametrize("size", [BLOCK, BLOCK - 1, 5 * BLOCK + 3])
-def test_blocks_are_a_vector_in_halves_and_what_is_left(number: int, size: int) -> None:
-    x = torch.arange(size, dtype=torch.float32)
+@pytest.mark.parametrize(
+    ("size", "divided"), [(LARGE, [False]), (LARGE + BLOCK, [True]), (LARGE + 1, [True, False]), (BLOCK + 3, [False])]
+)
+def test_blocks_are_tensors_in_halves_and_what_is_left(number: int, size: int, divided: list[bool]) -> None:
+    x = torch.arange(size, dtype=torch.float32).view(1, size)
     seen = torch.zeros(size)
-    for (whole,), (given,), first in blocks([x], number):
-        if isinstance(given, tuple):
+    found = blocks([x, 2 * x], number)
+    for (whole, other), given, first, in_halves in found:
+        if in_halves:
             lanes = torch.arange(WIDTH, dtype=torch.int32)
             smaller = torch.arange(len(given[0]), dtype=torch.int32)[:, None] * BLOCK + lanes + first
-            both = torch.stack(pair(smaller, key(KEYS[4]), torch.float32, fused=True), 1)
+            both = torch.stack(pair(smaller, key(KEYS[4]), torch.float32, fused=True), 1).view(-1)
+            rebuilt = [torch.stack(given[i : i + 2], 1).view(-1) for i in (0, 2)]
         else:
-            both = normal(torch.arange(len(given), dtype=torch.int32) + first, key(KEYS[4]), torch.float32, fused=True)
-        seen[int(whole[0]) : int(whole[0]) + len(whole)] = both.view(-1)
-        rebuilt = torch.stack(given, 1).view(-1) if isinstance(given, tuple) else given
-        assert torch.equal(rebuilt, whole)
+            numbers = torch.arange(len(given[0]), dtype=torch.int32) + first
+            both, rebuilt = normal(numbers, key(KEYS[4]), torch.float32, fused=True), given
+        flat = whole.view(-1)
+        seen[int(flat[0]) : int(flat[0]) + len(flat)] = both
+        assert [torch.equal(*pair) for pair in zip(rebuilt, (flat, other.view(-1)), strict=True)] == [True, True]
     every = normal(torch.arange(size, dtype=torch.int32) + number, key(KEYS[4]), torch.float32, fused=True)
-    assert torch.equal(seen, every)
+    torch.testing.assert_close(seen, every, rtol=0, atol=0)
+    assert [in_halves for *_, in_halves in found] == divided
 
 
 def test_a_vector_that_begins_within_a_block_is_not_divided() -> None:
-    x = torch.ones(3 * BLOCK)
-    assert [(first, type(given[0])) for _, given, first in blocks([x], 1)] == [(1, torch.Tensor)]
+    x = torch.ones(LARGE + BLOCK)
+    assert [(first, in_halves) for _, _, first, in_halves in blocks([x], 1)] == [(1, False)]
 
 
 def test_numbers_are_handed_out_once_and_a_large_vector_begins_with_a_block() -> None:

@@ -8,13 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from stepsize.optimizers.counted_normal import BLOCK, Key, Pair, halves
+from stepsize.optimizers.counted_normal import LANES, Key, elements, halves
+from stepsize.optimizers.unguarded import Unguarded
 
-Tensors = Sequence[Tensor | Pair]
-
-# Tuples of tensors in one compiled call, whose overhead (guards, unpacking) is that of the work on 1e5 parameters.
-# Twice as many save no more, and take twice as long to compile.
-BATCH = 4
 # Elements that a rule is compiled with: the compiler's hint to how many threads, or blocks of a GPU, share a sum.
 _EXAMPLE, _EXAMPLE_CPU = 1 << 22, 1 << 18
 
@@ -54,48 +50,48 @@ class CompiledRule:
         rule: as in `execution.execute`, without `norm`.
         like: a tensor on the device of all, and of their dtype.
         coefficients: numbers become tensors on the CPU, so that another value compiles nothing anew; what chooses
-            between formulas, a bool or a word, is part of what is compiled. A `key` is given with each call's number.
-        batch_size: tuples of tensors in one call.
+            between formulas, a bool or a word, is part of what is compiled. A `Key` gives way to each call's.
     """
 
     failed: ClassVar[set[Any]] = set()  # rules, in this process: what has failed once is not tried again
 
-    def __init__(
-        self, rule: Callable[..., Tensor | None], like: Tensor, coefficients: Mapping[str, Any], batch_size: int
-    ) -> None:
+    def __init__(self, rule: Callable[..., Tensor | None], like: Tensor, coefficients: Mapping[str, Any]) -> None:
         words = {name: c for name, c in coefficients.items() if isinstance(c, (bool, str))}
         numbers = {n: c for n, c in coefficients.items() if isinstance(c, (int, float)) and n not in words}
-        self._rule, self._batch_size = rule, batch_size
-        self._form = (rule, like.dtype, like.device, tuple(numbers), tuple(words.items()), batch_size)
-        self._key: Key | None = coefficients.get("key")
-        self._others = {n: c for n, c in coefficients.items() if n not in (*words, *numbers, "key")}
+        others = {n: c for n, c in coefficients.items() if n not in (*words, *numbers, "key")}
         dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-        self._numbers = _on_their_way(torch.tensor([*numbers.values()], dtype=dtype, device="cpu"), like.device)
-        self._device = like.device
+        self._numbers = _on_their_way([torch.tensor([*numbers.values()], dtype=dtype, device="cpu")], like.device)
+        self._key: Key | None = coefficients.get("key")
+        self._others = [*others.values()]
+        self._rule, self._device = rule, like.device
+        self._form = (rule, like.dtype, like.device, tuple(numbers), tuple(words.items()), tuple(others))
+        self._functions: dict[bool, Unguarded] = {}
 
-    def __call__(self, batch: Sequence[Tensors], first: Sequence[int]) -> list[Tensor | None]:
-        """Call the rule for each of a few tuples of tensors, all of them vectors, or all of them in halves.
+    def __call__(self, tensors: Sequence[Tensor], number: int = 0, *, in_halves: bool = False) -> Tensor | None:
+        """Call the rule.
 
         Args:
-            batch: up to `batch_size`, of more than one element, as lengths of 1 are compiled anew.
-            first: the number of each one's first coordinate, for a rule that has a key.
+            tensors: p, g, *state as `vectors` of more than one element, as lengths of 1 are compiled anew; or the
+                `halves` of each.
+            number: of the first coordinate, for a rule that draws.
+            in_halves: whether tensors are halves.
 
         Returns:
-            What the rule returned for each.
+            What the rule returned.
 
         Raises:
-            NotCompiledError: it cannot be compiled, and the batch is as it was; the first time, with a warning.
+            NotCompiledError: it cannot be compiled, and the tensors are as they were; the first time, with a warning.
         """
         if self._rule in CompiledRule.failed:
             raise NotCompiledError
-        compiled, padding = _compiled(*self._form, in_halves=isinstance(batch[0][0], tuple))
+        # What the guards look at, and nothing that is the same in all calls of such a rule: vectors are dense, halves
+        # are strided alike, nothing overlaps, what comes beside them is of the optimizer's making.
+        form = (tensors[0].shape[0], torch.get_num_threads(), *[t.dtype for t in tensors], *[t.device for t in tensors])
+        key = [] if self._key is None else _on_their_way(self._key.at(number), self._device)
         try:
-            if not padding:
-                # Lengths that are equal as a rule is compiled are taken for one (duck shaping), so these differ.
-                length = (_EXAMPLE_CPU if self._device.type == "cpu" else _EXAMPLE) // self._batch_size
-                self._call(compiled, [_zeros(batch[0], length + i * BLOCK) for i in range(self._batch_size)], [])
-                padding += [_zeros(batch[0], 2 * BLOCK) for _ in range(self._batch_size)]
-            found = self._call(compiled, [*batch, *padding[len(batch) :]], first)
+            if in_halves not in self._functions:
+                self._functions[in_halves] = self._begun(tensors, key, in_halves)
+            return self._functions[in_halves](form, tensors, self._numbers, key, self._others)
         except Exception as error:
             if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
                 raise
@@ -103,18 +99,17 @@ class CompiledRule:
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(f"torch.compile failed, the optimizer runs eagerly: {reason}", stacklevel=2)
             raise NotCompiledError from error
-        return found[: len(batch)]
 
-    def _call(self, compiled: Any, batch: Sequence[Tensors], first: Sequence[int]) -> list[Tensor | None]:
-        first = [*first, *[0] * (len(batch) - len(first))]
-        key = None if self._key is None else _on_their_way(self._key.at(*first), self._device)
-        returned: list[Tensor | None] = compiled(batch, self._numbers, key, self._others)
-        return returned
-
-
-def _zeros(like: Tensors, size: int) -> Tensors:
-    """Vectors, or halves of them, to compile with and to fill a batch."""
-    return [t.new_zeros(size) if isinstance(t, Tensor) else halves(t[0].new_zeros(size)) for t in like]
+    def _begun(self, tensors: Sequence[Tensor], key: Sequence[Tensor], in_halves: bool) -> Unguarded:
+        function, begun = _compiled(*self._form, in_halves=in_halves)
+        if not begun:
+            size = _EXAMPLE_CPU if self._device.type == "cpu" else _EXAMPLE
+            examples = [t.new_zeros(size) for t in tensors]
+            if in_halves:
+                examples = [h for e in examples[::2] for h in halves(e)]
+            function("example", examples, self._numbers, key, self._others)
+            begun.append(True)
+        return function
 
 
 def widened(rule: Callable[..., Tensor | None], dtype: torch.dtype) -> Callable[..., Tensor | None]:
@@ -131,30 +126,26 @@ def widened(rule: Callable[..., Tensor | None], dtype: torch.dtype) -> Callable[
     return wide
 
 
+def contiguous(tensors: Sequence[Tensor]) -> bool:
+    """Whether all are torch's own and have their elements side by side, in the order of their indices."""
+    return all(t.is_contiguous() and type(t) in (Tensor, nn.Parameter) for t in tensors)
+
+
 def vectors(tensors: Sequence[Tensor]) -> list[Tensor] | None:
-    """The same memory as vectors, so that one compiled rule serves all shapes; None where the layouts differ.
-
-    `data`, for torch would compile anew for each number of dimensions of what a vector is a view of.
-    """
-    if any(type(t) not in (Tensor, nn.Parameter) for t in tensors):
-        return None
-    if all(t.is_contiguous() for t in tensors):
-        return [t.view(-1).data for t in tensors]
-    if all(t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
-        return [t.permute(0, 2, 3, 1).view(-1).data for t in tensors]
-    return None
+    """The same memory as vectors, so that one compiled rule serves all shapes; None where the layouts differ."""
+    if contiguous(tensors):
+        return [t.view(-1) for t in tensors]
+    last = [t.permute(0, 2, 3, 1) for t in tensors if t.ndim == 4 and type(t) in (Tensor, nn.Parameter)]
+    return vectors(last) if len(last) == len(tensors) and contiguous(last) else None
 
 
-Numbers = Tensor | tuple[Tensor, ...]
-
-
-def _on_their_way(numbers: Tensor, device: torch.device) -> Numbers:
+def _on_their_way(vectors: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
     # One input takes less time than one for each number, but a GPU's kernel takes 0-d tensors of the CPU only.
-    return numbers if device.type == "cpu" else numbers.unbind()
+    return vectors if device.type == "cpu" else elements(vectors)
 
 
-def _each(numbers: Numbers) -> tuple[Tensor, ...]:
-    return numbers.unbind() if isinstance(numbers, Tensor) else numbers
+def _arrived(numbers: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    return elements(numbers) if device.type == "cpu" else numbers
 
 
 @cache
@@ -162,35 +153,38 @@ def _compiled(
     rule: Callable[..., Tensor | None],
     dtype: torch.dtype,
     device: torch.device,
-    numbers: tuple[str, ...],
+    names: tuple[str, ...],
     words: tuple[tuple[str, bool | str], ...],
-    batch_size: int,
+    names_of_tensors: tuple[str, ...],
     *,
     in_halves: bool,
-) -> tuple[Any, list[Tensors]]:
-    """A compiled rule for each combination of what it is compiled anew for, and a place for what fills its batches.
+) -> tuple[Unguarded, list[bool]]:
+    """A compiled rule for each combination of what it is compiled anew for, and whether that has been done.
 
     A function for each, as torch gives up after 8 of one.
     """
     given = widened(rule, dtype)
 
     def call(
-        batch: Sequence[Tensors], values: Numbers, key: Numbers | None, others: Mapping[str, Any]
-    ) -> list[Tensor | None]:
-        coefficients = dict(zip(numbers, _each(values), strict=True)) | dict(words) | dict(others)
-        if key is None:
-            return [given(*tensors, **coefficients) for tensors in batch]
-        first, second, product, *counts = _each(key)
-        keys = [(first, second, product, count) for count in counts]
-        return [given(*tensors, **coefficients, key=of) for tensors, of in zip(batch, keys, strict=True)]
+        tensors: Sequence[Tensor], numbers: Sequence[Tensor], key: Sequence[Tensor], others: Sequence[Tensor]
+    ) -> Tensor | None:
+        coefficients: dict[str, Any] = dict(zip(names, _arrived(numbers, device), strict=True)) | dict(words)
+        coefficients |= dict(zip(names_of_tensors, others, strict=True))
+        if key:
+            coefficients["key"] = _arrived(key, device)
+        if in_halves:
+            return given(*zip(tensors[::2], tensors[1::2], strict=True), **coefficients)
+        return given(*tensors, **coefficients)
 
     call.__code__ = call.__code__.replace(co_name=getattr(rule, "__name__", "rule"))
-    return torch.compile(call, fullgraph=True, dynamic=True, options=_options()), []
+    return Unguarded(call, (LANES,), _options()), []
 
 
 def _options() -> dict[str, Any]:
-    # a·b + c rounded once, as a GPU's compiler does it: fewer operations where arithmetic is the bound.
-    known = "enable_floating_point_contract_flag"
     from torch._inductor import config  # takes a while, and only those who compile need it
 
-    return {f"cpp.{known}": "fast"} if hasattr(config.cpp, known) else {}
+    options: dict[str, Any] = {"size_asserts": False}  # of inputs, whose sizes and strides Unguarded knows
+    contract = "enable_floating_point_contract_flag"
+    if hasattr(config.cpp, contract):  # a·b + c rounded once, as a GPU's compiler does it: fewer operations
+        options[f"cpp.{contract}"] = "fast"
+    return options

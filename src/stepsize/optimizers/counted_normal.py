@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ WIDTH = 64  # number c and number c + WIDTH, where c // WIDTH is even, are of on
 BLOCK = 2 * WIDTH
 CHUNK = 1 << 17  # numbers drawn at a time where each operation is a pass: enough for threads, few enough for caches
 LARGE = 4096  # from here on, a vector's numbers begin with a block
-_LANES = torch.arange(
+LANES = torch.arange(
     WIDTH, dtype=torch.int32, device="cpu"
 )  # compiled for a CPU, reading these takes less time than counting
 
@@ -35,17 +36,34 @@ class Numbering:
 class Key:
     """Which normal numbers are drawn: those of two random halves, odd and int32, for the numbers of coordinates.
 
-    What takes a key of four wants what `at` returns, or its elements: first, second, their product, a number.
+    What takes a key of four wants the elements of what `at` returns: first, second, their product, a number.
     """
 
     first: int
     second: int
     numbering: Numbering
 
-    def at(self, *numbers: int) -> Tensor:
-        """The two halves, their product and the numbers of first coordinates, as int32 on the CPU."""
-        words = [self.first, self.second, int32(self.first * self.second), *numbers]
-        return torch.tensor(words, dtype=torch.int32, device="cpu")
+    @cached_property
+    def _words(self) -> Tensor:
+        return _vector(self.first, self.second, int32(self.first * self.second))
+
+    def at(self, number: int) -> tuple[Tensor, Tensor]:
+        """The two halves and their product; the number of a first coordinate. Both int32 on the CPU."""
+        return self._words, _number(number)
+
+
+def elements(vectors: Sequence[Tensor]) -> list[Tensor]:
+    """Those of several vectors, in one row, 0-d."""
+    return [x for vector in vectors for x in vector.unbind()]
+
+
+def _vector(*words: int) -> Tensor:
+    return torch.tensor(words, dtype=torch.int32, device="cpu")
+
+
+@lru_cache(maxsize=4096)  # a parameter's is the same at every step
+def _number(number: int) -> Tensor:
+    return _vector(number)
 
 
 def int32(number: int) -> int:
@@ -53,36 +71,39 @@ def int32(number: int) -> int:
     return (number + 2**31) % 2**32 - 2**31
 
 
-def halves(vector: Tensor) -> Pair:
-    """The first halves of a vector's m whole blocks and the others, m x WIDTH."""
-    one, other = vector.view(-1, 2, WIDTH).unbind(1)
-    return one, other
+def halves(dense: Tensor) -> tuple[Tensor, ...]:
+    """The first halves of m whole blocks that lie side by side and the others, m x WIDTH."""
+    return dense.view(-1, 2, WIDTH).unbind(1)
 
 
-def blocks(vectors: Sequence[Tensor], number: int) -> Iterator[tuple[Sequence[Tensor], Sequence[Tensor | Pair], int]]:
-    """The whole blocks of vectors alike, then what is left of them: as vectors, in halves, the first one's number.
+Blocks = tuple[Sequence[Tensor], Sequence[Tensor], int, bool]
+
+
+def blocks(dense: Sequence[Tensor], number: int) -> list[Blocks]:
+    """The whole blocks of contiguous tensors, then what is left of them.
 
     Args:
-        vectors: of as many coordinates.
+        dense: as many coordinates each.
         number: of the first coordinate.
 
-    Yields:
-        In the second place, the `halves` of each vector of whole blocks. What is left is no pair; nor is anything of
-        a vector that is not LARGE, or where number is no multiple of BLOCK.
+    Returns:
+        Of each: the tensors; the `halves` of all of them, one tensor's after the other's; the number of the first
+        coordinate; True. What is left, or all where a tensor is not LARGE or number is no multiple of BLOCK, is
+        vectors, which come in place of halves, too, and False.
     """
-    size = vectors[0].numel()
+    size = dense[0].numel()
     whole = size - size % BLOCK if number % BLOCK == 0 and size > LARGE else 0
-    if whole:
-        first = [v[:whole] for v in vectors] if whole < size else vectors
-        yield first, [halves(v) for v in first], number
+    first = dense if whole == size else [t.view(-1)[:whole] for t in dense]
+    found: list[Blocks] = [(first, [h for t in first for h in halves(t)], number, True)] if whole else []
     if whole < size:
-        left = [v[whole:] for v in vectors]
-        yield left, left, int32(number + whole)
+        left = [t.view(-1)[whole:] for t in dense]
+        found.append((left, left, int32(number + whole), False))
+    return found
 
 
 def lanes(device: torch.device) -> Tensor:
     """0, 1, ..., WIDTH - 1 as int32."""
-    return _LANES if device.type == "cpu" else torch.arange(WIDTH, dtype=torch.int32, device=device)
+    return LANES if device.type == "cpu" else torch.arange(WIDTH, dtype=torch.int32, device=device)
 
 
 def words(index: Tensor, key: Sequence[Tensor]) -> Pair:
@@ -138,21 +159,22 @@ def normal(number: Tensor, key: Sequence[Tensor], dtype: torch.dtype, *, fused: 
     return torch.where((number & WIDTH) == 0, one, other)
 
 
-def in_chunks(x: Tensor, key: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def in_chunks(x: Tensor, key: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Parts of x and the standard normal number of each coordinate, where every operation is a pass over memory.
 
     Args:
-        x: a vector, or of any shape, which is one part; the numbers are float32 or float64, whichever holds its dtype.
+        x: the numbers are float32 or float64, whichever holds its dtype. Where it is not contiguous it is one part.
         key: `Key.at` the number of the first coordinate.
     """
-    number = int(key[3])
+    key, number = elements(key), int(key[1])
+    x = x.view(-1) if x.is_contiguous() else x
     dtype = torch.promote_types(x.dtype, torch.float32)
     skipped = number % BLOCK  # coordinates of the first block that come before x
     for index, part in enumerate(torch.split(x, CHUNK) if x.ndim == 1 else [x]):
         end = skipped + part.numel()
         block = torch.arange(-(-end // BLOCK), dtype=torch.int32, device=x.device)
         numbers = block[:, None] * BLOCK + lanes(x.device) + int32(number - skipped + index * CHUNK)
-        drawn = torch.stack(pair(numbers, key.unbind(), dtype, fused=False), 1).view(-1)
+        drawn = torch.stack(pair(numbers, key, dtype, fused=False), 1).view(-1)
         yield part, drawn[skipped:end].view(part.shape)
 
 

@@ -1,14 +1,14 @@
 """How a rule is executed: eagerly or compiled, small parameters packed into one vector."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from stepsize.optimizers.compilation import BATCH, CompiledRule, NotCompiledError, vectors, widened
-from stepsize.optimizers.counted_normal import Key, Pair, blocks
+from stepsize.optimizers.compilation import CompiledRule, NotCompiledError, contiguous, vectors, widened
+from stepsize.optimizers.counted_normal import Key, blocks
 
 # In place: rule(p, g, *state, **coefficients). What it returns, a 0-d tensor or nothing, is collected.
 Rule = Callable[..., Tensor | None]
@@ -28,7 +28,6 @@ def execute(
     *,
     compiled: bool,
     workspaces: "dict[Any, Workspace]",
-    sums: bool = False,
 ) -> list[Tensor]:
     """Apply rule(p, g, *state, **coefficients), in place, to each (p, g, *state); returns what the rule returned.
 
@@ -43,15 +42,12 @@ def execute(
         compiled: through torch.compile; where that fails, eagerly, with one warning.
         workspaces: what is kept between steps for packing: several small parameters are one vector to the rule, and
             norm(x) then has each one's at each of its elements; begins empty.
-        sums: whether the rule sums over a parameter, other than by `norm`. Compiled, a rule that does either is called
-            for one parameter at a time, others for several: then a call's overhead is less, and nothing else is.
     """
     takes_norms = "norm" in (rule.__kwdefaults__ or {})
-    batch_size = 1 if sums or takes_norms else BATCH
     small = [tensors for tensors in work if tensors[0].numel() <= SMALL]
     large = [tensors for tensors in work if tensors[0].numel() > SMALL]
     if len(small) < FEWEST or any(type(p) not in (Tensor, nn.Parameter) for p, *_ in small):
-        return _run(rule, [*large, *small] if _draws(rule) else work, coefficients, compiled, batch_size)
+        return _run(rule, [*large, *small] if _draws(rule) else work, coefficients, compiled)
     first = small[0][0]
     name = (rule, first.device, first.dtype, *(id(p) for p, *_ in small))
     if name not in workspaces:
@@ -61,10 +57,10 @@ def execute(
     with_vector = workspaces[name]
     vector = with_vector.gather(small)
     if takes_norms:
-        packed = _run(rule, [vector], {**coefficients, "norm": with_vector.norm}, False, batch_size)
-        found = _run(rule, large, coefficients, compiled, batch_size) + packed
+        packed = _run(rule, [vector], {**coefficients, "norm": with_vector.norm}, False)
+        found = _run(rule, large, coefficients, compiled) + packed
     else:
-        found = _run(rule, [*large, vector], coefficients, compiled, batch_size)
+        found = _run(rule, [*large, vector], coefficients, compiled)
     with_vector.scatter(small)
     return found
 
@@ -104,74 +100,52 @@ class Workspace:
                 torch._foreach_copy_(list(tensors), views)
 
 
-@dataclass
-class _Call:
+class _Call(NamedTuple):
     """A call of a rule.
 
     Args:
         whole: what it is called with eagerly.
         split: the same memory for a compiled call, nothing where there is none.
         number: of the first coordinate, for a rule that draws.
-        returned: by the rule.
+        in_halves: whether split has the halves of each.
     """
 
     whole: Sequence[Tensor]
-    split: Sequence[Tensor | Pair] = ()
+    split: Sequence[Tensor] = ()
     number: int = 0
-    returned: Tensor | None = None
-
-    @property
-    def form(self) -> str:
-        """How it is called: one of FORMS."""
-        if not self.split or self.whole[0].numel() == 1:
-            return "eager"
-        return "halves" if isinstance(self.split[0], tuple) else "vectors"
+    in_halves: bool = False
 
 
-FORMS = ("eager", "vectors", "halves")
-
-
-def _run(
-    rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str, Any], compiled: bool, batch_size: int
-) -> list[Tensor]:
+def _run(rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str, Any], compiled: bool) -> list[Tensor]:
     if not work:
         return []
-    fast = CompiledRule(rule, work[0][0], coefficients, batch_size) if compiled else None
-    eager = widened(rule, work[0][0].dtype)
+    first = work[0][0]
+    fast = CompiledRule(rule, first, coefficients) if compiled else None
+    eager = widened(rule, first.dtype)
     calls = [call for tensors in work for call in _calls(rule, tensors, coefficients, compiled)]
-    for batch in _batches(calls, batch_size):
-        try:
-            if fast is None or batch[0].form == "eager":
-                raise NotCompiledError
-            found = fast([c.split for c in batch], [c.number for c in batch])
-        except NotCompiledError:
-            keys = [{"key": coefficients["key"].at(c.number)} if _draws(rule) else {} for c in batch]
-            found = [eager(*c.whole, **{**coefficients, **key}) for c, key in zip(batch, keys, strict=True)]
-        for call, returned in zip(batch, found, strict=True):
-            call.returned = returned
-    torch.autograd.graph.increment_version([p for p, *_ in work])  # `data` hides the change from autograd
-    return [call.returned for call in calls if call.returned is not None]
+    found = [_call(call, fast, eager, coefficients) for call in calls]
+    torch.autograd.graph.increment_version([p for p, *_ in work])  # compiled, that is not done for views of them
+    return [returned for returned in found if returned is not None]
 
 
-def _batches(calls: Sequence[_Call], size: int) -> Iterator[list[_Call]]:
-    """Calls of one form, so many at a time or fewer."""
-    for form in FORMS:
-        alike = [call for call in calls if call.form == form]
-        yield from (alike[i : i + size] for i in range(0, len(alike), size))
+def _call(call: _Call, fast: CompiledRule | None, eager: Rule, coefficients: Mapping[str, Any]) -> Tensor | None:
+    if fast is not None and call.split and call.whole[0].numel() > 1:
+        with suppress(NotCompiledError):
+            return fast(call.split, call.number, in_halves=call.in_halves)
+    key = {"key": coefficients["key"].at(call.number)} if "key" in coefficients else {}
+    return eager(*call.whole, **{**coefficients, **key})
 
 
-def _calls(rule: Rule, tensors: Sequence[Tensor], coefficients: Mapping[str, Any], compiled: bool) -> Iterator[_Call]:
+def _calls(rule: Rule, tensors: Sequence[Tensor], coefficients: Mapping[str, Any], compiled: bool) -> Iterable[_Call]:
     if not _draws(rule):
-        yield _Call(tensors, vectors(tensors) or () if compiled else ())
-        return
-    flat, key = vectors(tensors), coefficients["key"]
-    first = key.numbering.take(tensors[0].numel())
-    if flat is None or not compiled:
-        yield _Call(flat or tensors, (), first)
-    elif widened(rule, tensors[0].dtype) is not rule:  # it takes tensors, not halves
-        yield _Call(flat, flat, first)
-    else:
-        yield from (_Call(*each) for each in blocks(flat, first))
+        return (_Call(tensors, vectors(tensors) or () if compiled else ()),)
+    first = coefficients["key"].numbering.take(tensors[0].numel())
+    if (
+        compiled and contiguous(tensors) and widened(rule, tensors[0].dtype) is rule
+    ):  # else it takes tensors, not halves
+        return [_Call(*each) for each in blocks(tensors, first)]
+    flat = vectors(tensors)
+    return (_Call(flat or tensors, flat or () if compiled else (), first),)
 
 
 def _draws(rule: Rule) -> bool:

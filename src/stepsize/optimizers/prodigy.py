@@ -71,7 +71,6 @@ class Prodigy(RuleOptimizer):
     """
 
     shardable: ClassVar[bool] = False
-    sums: ClassVar[bool] = True
     rule = staticmethod(prodigy)
     buffers = ("exp_avg", "exp_avg_sq", "s", "p0")
     shared = ("betas", "d0", "d_coef")

@@ -61,7 +61,6 @@ class RuleOptimizer(Optimizer, ABC):
     buffers: ClassVar[tuple[str, ...]] = ()  # names of the state, in the order in which the rule takes it
     shared: ClassVar[tuple[str, ...]] = ()  # names of hyperparameters that are one number for all groups
     saving: ClassVar[float] = 1.0  # how many times as much compiling saves as it does for most
-    sums: ClassVar[bool] = False  # True where the rule sums over a parameter, other than by a keyword `norm`
     shardable: ClassVar[bool] = True  # False where norms or products of whole parameters are taken
     ranges: ClassVar[Mapping[str, Interval | tuple[Interval, ...]]]  # of the hyperparameters, pairs item by item
 
@@ -199,5 +198,5 @@ class RuleOptimizer(Optimizer, ABC):
         for (device, _, t), work in alike.items():
             compiled = self.compiles(device, group)
             numbers = self.coefficients(group, t)
-            returned += execute(rule, work, numbers, compiled=compiled, workspaces=workspaces, sums=self.sums)
+            returned += execute(rule, work, numbers, compiled=compiled, workspaces=workspaces)
         return returned
