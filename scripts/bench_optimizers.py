@@ -15,7 +15,7 @@ copy take turns in one process, in several lots where they do not fit into memor
     ours compiled, ours eager         one class, compiled=True and False
     torch fused, foreach, loop        what torch's class has on the device
     LIBRARY, LIBRARY foreach          a peer as it comes, and with foreach=True where it has that
-    reference: AdamW fused            torch's, beside ours, for scale; no peer
+    reference: AdamW fused            torch's, beside ours, for scale; no peer. SGD where ours has no state
 
 `ms` is the fastest turn, a step. A turn is one step, or as many as lie between two refreshes of a preconditioner; ten
 times that on a GPU, with one synchronisation. `/ best peer` is that over the fastest side from another library.
@@ -271,9 +271,10 @@ def sides_of(word: str, device: torch.device, also: Sequence[str] = ()) -> tuple
         Side(word=word, name=name, library=library, make=partial(cls, **numbers, **more))
         for name, more in variants.items()
     ]
-    if library != "torch" and has_fused_step(torch.optim.AdamW, device):
-        adamw: Any = partial(torch.optim.AdamW, fused=True)
-        sides.append(Side(word="", name="reference: AdamW fused", library="torch", make=adamw))
+    scale: Any = torch.optim.AdamW if getattr(cls, "buffers", True) else torch.optim.SGD
+    if library != "torch" and has_fused_step(scale, device):
+        name = f"reference: {scale.__name__} fused"
+        sides.append(Side(word="", name=name, library="torch", make=partial(scale, fused=True)))
     notes: list[str] = []
     for peer in PEERS.get(word, []):
         try:

@@ -21,8 +21,10 @@ from stepsize.optimizers.counted_normal import (
     elements,
     in_chunks,
     int32,
+    lanes,
     normal,
     pair,
+    spread,
     words,
 )
 
@@ -80,7 +82,7 @@ def test_keys_that_differ_little_give_numbers_that_do_not_correlate(
 
 @pytest.mark.parametrize("of", KEYS)
 def test_every_byte_of_the_words_is_uniform(of: tuple[int, int]) -> None:
-    for word in words(torch.arange(N, dtype=torch.int32), key(of)):
+    for word in words(spread(torch.arange(N, dtype=torch.int32), key(of)), key(of)):
         for shift in (8, 16, 24):  # the lowest one decides about the last bits of the smallest angles only
             counts = torch.bincount((word >> shift) & 255, minlength=256).double()
             square = float((counts - N / 256).square().sum() / (N / 256))
@@ -89,7 +91,8 @@ def test_every_byte_of_the_words_is_uniform(of: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("of", KEYS)
 def test_the_two_of_a_draw_do_not_correlate(of: tuple[int, int]) -> None:
-    one, other = (z.double() for z in pair(torch.arange(N, dtype=torch.int32), key(of), torch.float32, fused=True))
+    x = spread(torch.arange(N, dtype=torch.int32), key(of))
+    one, other = (z.double() for z in pair(x, key(of), torch.float32, fused=True))
     assert abs(correlation(one, other)) < 4.5
     assert abs(correlation(one**2 - 1, other**2 - 1)) / 2 < 4.5
     assert abs(correlation(one**2 - 1, other)) / math.sqrt(2) < 4.5
@@ -119,9 +122,9 @@ def test_blocks_are_tensors_in_halves_and_what_is_left(number: int, size: int, d
     found = blocks([x, 2 * x], number)
     for (whole, other), given, first, in_halves in found:
         if in_halves:
-            lanes = torch.arange(WIDTH, dtype=torch.int32)
-            smaller = torch.arange(len(given[0]), dtype=torch.int32)[:, None] * BLOCK + lanes + first
-            both = torch.stack(pair(smaller, key(KEYS[4]), torch.float32, fused=True), 1).view(-1)
+            begins = spread(torch.arange(len(given[0]), dtype=torch.int32) * BLOCK + first, key(KEYS[4]))
+            drawn = pair(begins[:, None] + lanes(x.device), key(KEYS[4]), torch.float32, fused=True)
+            both = torch.stack(drawn, 1).view(-1)
             rebuilt = [torch.stack(given[i : i + 2], 1).view(-1) for i in (0, 2)]
         else:
             numbers = torch.arange(len(given[0]), dtype=torch.int32) + first
@@ -157,14 +160,14 @@ def test_after_32_bits_numbers_begin_anew() -> None:
 def test_the_polynomials_are_the_logarithm_the_sine_and_the_cosine() -> None:
     k = torch.cat([torch.arange(1, N, 2), 2**24 - torch.arange(1, N, 2), torch.arange(1, 2**24, 1023) | 1]).int() * 128
     exact = -2 * torch.log(k.double() * 2**-31)
-    assert float(((_radius_squared(k).double() - exact) / exact).abs().max()) < 1.3e-6
+    assert float(((_radius_squared(k).double() - exact) / exact).abs().max()) < 7e-6
     s = torch.linspace(-0.5, 0.5, N)
-    assert float((_sine(s).double() - torch.sin(math.pi * s.double())).abs().max()) < 3e-7
-    assert float((_cosine(s).double() - torch.cos(math.pi * s.double())).abs().max()) < 3e-7
+    assert float((_sine(s).double() - torch.sin(math.pi * s.double())).abs().max()) < 8e-7
+    assert float((_cosine(s).double() - torch.cos(math.pi * s.double())).abs().max()) < 7e-6
 
 
 def test_float64_has_more_bits_than_float32_and_the_same_numbers() -> None:
     index = torch.arange(N, dtype=torch.int32)
     fine = normal(index, key(KEYS[4]), torch.float64, fused=True)
     assert len(torch.unique(fine)) > 0.999 * N
-    torch.testing.assert_close(drawn(KEYS[4]), fine, rtol=0, atol=5e-6)
+    torch.testing.assert_close(drawn(KEYS[4]), fine, rtol=0, atol=4e-5)

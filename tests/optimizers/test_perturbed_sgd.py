@@ -107,7 +107,7 @@ def z(seed: int, t: int) -> list[Tensor]:
         k = k + x * y
         x, y, k = (w ^ (w >> np.uint32(16)) if mixes else w for w in (x, y, k))
     length = np.sqrt(-2 * np.log(((x & np.uint32(0x7FFFFF00)) | np.uint32(128)) / 2**31))
-    angle = np.pi * (y.astype(np.int32) / 2**32)
+    angle = np.pi * ((y >> np.uint32(9)) / 2**23 - 0.5)
     sign = np.where(x >> np.uint32(31), -1, 1)
     drawn = length * np.where(number & np.uint32(64), sign * np.cos(angle), np.sin(angle))
     parts = torch.from_numpy(drawn).split([math.prod(s) for s in SHAPES])
@@ -222,7 +222,8 @@ def test_compiled_large_and_small_parameters_get_the_noise_they_get_eagerly(kind
         optimizer.step()
         moved.append(torch.cat([p.detach() for group in optimizer.param_groups for p in group["params"]]))
     eager, compiled_ = moved
-    torch.testing.assert_close(compiled_, eager, rtol=2e-6, atol=float(2e-6 * eager.abs().max()))
+    deviation = 0.1 * 100 / math.sqrt(len(eager))
+    torch.testing.assert_close(compiled_, eager, rtol=2e-6, atol=4e-5 * deviation)
 
 
 def test_the_default_device_decides_about_nothing() -> None:

@@ -184,6 +184,8 @@ def _options() -> dict[str, Any]:
     from torch._inductor import config  # takes a while, and only those who compile need it
 
     options: dict[str, Any] = {"size_asserts": False}  # of inputs, whose sizes and strides Unguarded knows
+    # A rule is one pass over memory, however long its formula: nothing in it is kept to be read again.
+    options |= {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
     contract = "enable_floating_point_contract_flag"
     if hasattr(config.cpp, contract):  # a·b + c rounded once, as a GPU's compiler does it: fewer operations
         options[f"cpp.{contract}"] = "fast"

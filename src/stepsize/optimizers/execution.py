@@ -47,7 +47,7 @@ def execute(
     small = [tensors for tensors in work if tensors[0].numel() <= SMALL]
     large = [tensors for tensors in work if tensors[0].numel() > SMALL]
     if len(small) < FEWEST or any(type(p) not in (Tensor, nn.Parameter) for p, *_ in small):
-        return _run(rule, [*large, *small] if _draws(rule) else work, coefficients, compiled)
+        return _run(rule, [*large, *small] if "key" in coefficients else work, coefficients, compiled)
     first = small[0][0]
     name = (rule, first.device, first.dtype, *(id(p) for p, *_ in small))
     if name not in workspaces:
@@ -124,7 +124,7 @@ def _run(rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str
     eager = widened(rule, first.dtype)
     calls = [call for tensors in work for call in _calls(rule, tensors, coefficients, compiled)]
     found = [_call(call, fast, eager, coefficients) for call in calls]
-    torch.autograd.graph.increment_version([p for p, *_ in work])  # compiled, that is not done for views of them
+    torch.autograd.graph.increment_version([p for p, *_ in work])  # a first compiled call hides the change
     return [returned for returned in found if returned is not None]
 
 
@@ -137,16 +137,11 @@ def _call(call: _Call, fast: CompiledRule | None, eager: Rule, coefficients: Map
 
 
 def _calls(rule: Rule, tensors: Sequence[Tensor], coefficients: Mapping[str, Any], compiled: bool) -> Iterable[_Call]:
-    if not _draws(rule):
+    if "key" not in coefficients:
         return (_Call(tensors, vectors(tensors) or () if compiled else ()),)
     first = coefficients["key"].numbering.take(tensors[0].numel())
-    if (
-        compiled and contiguous(tensors) and widened(rule, tensors[0].dtype) is rule
-    ):  # else it takes tensors, not halves
+    takes_halves = widened(rule, tensors[0].dtype) is rule
+    if compiled and takes_halves and contiguous(tensors):
         return [_Call(*each) for each in blocks(tensors, first)]
     flat = vectors(tensors)
     return (_Call(flat or tensors, flat or () if compiled else (), first),)
-
-
-def _draws(rule: Rule) -> bool:
-    return "key" in (rule.__kwdefaults__ or {})

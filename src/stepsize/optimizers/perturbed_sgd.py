@@ -11,7 +11,18 @@ from torch.optim.optimizer import ParamsT
 
 from stepsize.bounds import NON_NEGATIVE, WHOLE
 from stepsize.errors import suggestion
-from stepsize.optimizers.counted_normal import BLOCK, WIDTH, Key, Numbering, Pair, in_chunks, lanes, normal, pair
+from stepsize.optimizers.counted_normal import (
+    BLOCK,
+    WIDTH,
+    Key,
+    Numbering,
+    Pair,
+    in_chunks,
+    lanes,
+    normal,
+    pair,
+    spread,
+)
 from stepsize.optimizers.execution import Coefficient
 from stepsize.optimizers.rule_optimizer import Group, RuleOptimizer, check_number, hyperparameters
 
@@ -19,47 +30,42 @@ NOISES = ("isotropic", "ball")
 
 
 def sgd(
-    x: Tensor | Pair,
-    g: Tensor | Pair,
-    *,
-    down: Any,
-    decay: Any,
-    scale: Any,
-    noisy: bool,
-    measured: bool,
-    key: Any = None,
+    x: Tensor | Pair, g: Tensor | Pair, *, down: Any, decay: Any, scale: Any, measured: bool, key: Any = None
 ) -> Tensor | None:
-    """One step of SGD, where down is -η, and scale times normal noise; x in place. Returns ‖g + λx‖² if that is wanted.
+    """One step of SGD, where down is -η, and with a key scale times normal noise; x in place.
 
     Compiled, x and g may be halves of blocks, which share a draw: most of a step's time goes into the draws.
+
+    Returns:
+        ‖g + λx‖² if that is measured, which is for steps without noise.
     """
     if isinstance(x, Tensor) and isinstance(g, Tensor) and isinstance(down, float):
         g = torch.add(g, x, alpha=decay)  # eager: with alpha it rounds once, as torch's SGD does
         x.add_(g, alpha=down)
-        if noisy and scale:
-            for part, z in in_chunks(x, key):
-                part.add_(z, alpha=scale)
+        for part, z in in_chunks(x, key) if key and scale else ():
+            part.add_(z, alpha=scale)
         return _square(g) if measured else None
-    squares = []
-    for part, h, noise in _parts(x, g, key, noisy):
+    for part, h, noise in _parts(x, g, key, scale):
         h = h + part * decay
-        part.add_(h * down + noise * scale)
-        squares += [_square(h)] if measured else []
-    return torch.stack(squares).sum() if measured else None
+        part.add_(h * down)
+        if noise is not None:
+            part.add_(noise)
+    return _square(h) if measured else None  # what is measured has no noise and is one part
 
 
 def _parts(
-    x: Tensor | Pair, g: Tensor | Pair, key: Sequence[Tensor], noisy: bool
-) -> list[tuple[Tensor, Tensor, Tensor | float]]:
+    x: Tensor | Pair, g: Tensor | Pair, key: Sequence[Tensor] | None, scale: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor | None]]:
     """Parts of a parameter, their gradients and their noise."""
-    number = key[3]
     if isinstance(x, Tensor) and isinstance(g, Tensor):
-        numbers = torch.arange(x.numel(), dtype=torch.int32, device=x.device) + number
-        return [(x, g, normal(numbers, key, x.dtype, fused=True) if noisy else 0.0)]
-    assert x[0].shape[1] == WIDTH  # said to the compiler, which then needs no code for what is left of a row
-    begins = torch.arange(x[0].shape[0], dtype=torch.int32, device=x[0].device) * BLOCK + number
-    numbers = begins[:, None] + lanes(x[0].device)
-    noise = pair(numbers, key, x[0].dtype, fused=True) if noisy else (0.0, 0.0)
+        if key is None:
+            return [(x, g, None)]
+        numbers = torch.arange(x.numel(), dtype=torch.int32, device=x.device) + key[3]
+        return [(x, g, normal(numbers, key, x.dtype, scale, fused=True))]
+    assert key is not None
+    assert x[0].shape[1] == WIDTH  # said to the compiler, which then makes no code for what is left of a row
+    first = torch.arange(x[0].shape[0], dtype=torch.int32, device=x[0].device) * BLOCK + key[3]
+    noise = pair(spread(first, key)[:, None] + lanes(x[0].device), key, x[0].dtype, scale, fused=True)
     return list(zip(x, g, noise, strict=True))
 
 
@@ -82,10 +88,10 @@ class PerturbedSGD(RuleOptimizer):
     d counts the coordinates that have a gradient and a group whose lr is not 0; ‖g_t‖ is over all that have a gradient,
     and what weight decay adds to g_t is part of it.
     ξ_t is a function of (seed, t) and of a coordinate's number, whatever else draws random numbers: all processes of a
-    run draw the same, so does a resumed one, and compiled the same but for rounding. A key drawn from (seed, t) and the
-    number are hashed to two words, and these make a normal number: pcg3d and Box-Muller, see `counted_normal`. Numbers
-    are counted through all groups, to 2³², and then begin anew. With noise=ball a step waits for the device, once
-    t_thres steps have passed without noise.
+    run draw the same, so does a resumed one, and a compiled one the same to 4e-5 of a standard deviation. A key drawn
+    from (seed, t) and the number are hashed to two words, and these make a normal number: pcg3d and Box-Muller, see
+    `counted_normal`. Numbers are counted through all groups, to 2³², and then begin anew. With noise=ball a step waits
+    for the device, once t_thres steps have passed without noise.
 
     Args:
         params: parameters or groups of them.
@@ -142,17 +148,16 @@ class PerturbedSGD(RuleOptimizer):
             raise ValueError(f"noise: there is no {group['noise']}; {suggestion(str(group['noise']), NOISES)}")
 
     def coefficients(self, group: Group, t: int) -> Mapping[str, Coefficient]:
-        """Of the step that `advance` takes; a key for each call that is made for a group."""
+        """Of the step that `advance` takes; with a key where it is noisy."""
         one, lr = self.param_groups[0], float(group["lr"])
         isotropic = one["noise"] == "isotropic"
+        noisy = isotropic and one["radius"] > 0
         return {
             "down": -lr,
             "decay": float(group["weight_decay"]),
             "scale": lr * one["radius"] / math.sqrt(max(self._size, 1)),
-            "noisy": isotropic and one["radius"] > 0,
             "measured": not isotropic,
-            "key": Key(_half(self._draw), _half(self._draw), self._numbering),
-        }
+        } | ({"key": Key(_half(self._draw), _half(self._draw), self._numbering)} if noisy else {})
 
     def advance(self, work: Sequence[tuple[Group, list[Tensor]]]) -> None:
         """Take the step of SGD, isotropic noise with it; a perturbation in the ball comes after it."""
