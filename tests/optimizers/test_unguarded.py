@@ -1,6 +1,7 @@
 """What torch.compile made is called past its guards for forms that have passed them, and for no others."""
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -117,21 +118,21 @@ def scaled(p: Tensor, g: Tensor, m: Tensor, *, rate: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of the compiler's own
-def test_a_state_of_another_dtype_and_other_threads_are_met_anew() -> None:
+def test_another_dtype_of_a_state_or_a_coefficient_and_other_threads_are_met_anew() -> None:
     threads = torch.get_num_threads()
+    kinds = [torch.float32, torch.float64]
     try:
-        for dtype in (torch.float32, torch.float64, torch.float32):
-            for number in (1, 2):
-                torch.set_num_threads(number)
-                for size in (SMALL + 1, 2 * SMALL):
-                    moved = []
-                    for compiled in (True, False):
-                        p, g = (torch.linspace(0, 1, size) for _ in range(2))
-                        m = torch.linspace(1, 2, size, dtype=dtype)
-                        with torch.no_grad():
-                            execute(scaled, [[p, g, m]], {"rate": 0.5}, compiled=compiled, workspaces={})
-                        moved.append((p, m))
-                    torch.testing.assert_close(*moved)
+        for of_state, of_rate, number in [*product(kinds, kinds, (1, 2)), *product(kinds, kinds, (1, 2))]:
+            torch.set_num_threads(number)
+            for size in (SMALL + 1, 2 * SMALL):
+                moved = []
+                for compiled in (True, False):
+                    p, g, m = torch.linspace(0, 1, size), torch.ones(size), torch.linspace(1, 2, size, dtype=of_state)
+                    rate = torch.tensor(0.5, dtype=of_rate)
+                    with torch.no_grad():
+                        execute(scaled, [[p, g, m]], {"rate": rate}, compiled=compiled, workspaces={})
+                    moved.append((p, m))
+                torch.testing.assert_close(*moved)
     finally:
         torch.set_num_threads(threads)
     assert not CompiledRule.failed  # or both would be eager

@@ -63,6 +63,7 @@ class CompiledRule:
         self._numbers = _on_their_way([torch.tensor([*numbers.values()], dtype=dtype, device="cpu")], like.device)
         self._key: Key | None = coefficients.get("key")
         self._others = [*others.values()]
+        self._beside = (torch.get_num_threads(), *[(t.dtype, t.device, t.shape, t.stride()) for t in self._others])
         self._rule, self._device = rule, like.device
         self._form = (rule, like.dtype, like.device, tuple(numbers), tuple(words.items()), tuple(others))
         self._functions: dict[bool, Unguarded] = {}
@@ -84,9 +85,9 @@ class CompiledRule:
         """
         if self._rule in CompiledRule.failed:
             raise NotCompiledError
-        # What the guards look at, and nothing that is the same in all calls of such a rule: vectors are dense, halves
-        # are strided alike, nothing overlaps, what comes beside them is of the optimizer's making.
-        form = (tensors[0].shape[0], torch.get_num_threads(), *[t.dtype for t in tensors], *[t.device for t in tensors])
+        # What the guards look at, but for what is the same in all calls: vectors are dense, halves are strided alike,
+        # nothing overlaps.
+        form = (self._beside, tensors[0].shape[0], *[t.dtype for t in tensors], *[t.device for t in tensors])
         key = [] if self._key is None else _on_their_way(self._key.at(number), self._device)
         try:
             if in_halves not in self._functions:
