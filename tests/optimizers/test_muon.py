@@ -251,6 +251,7 @@ def test_the_dtype_of_the_iteration_may_be_chosen(monkeypatch: pytest.MonkeyPatc
         ({"adjust_lr_fn": "rms"}, "adjust_lr_fn must be one of match_rms_adamw, original, got 'rms'"),
         ({"ns_coefficients": "polar"}, "ns_coefficients='polar': "),
         ({"ns_coefficients": (3.4, -4.7, 2.0)}, "ns_coefficients must be a word or a list of triples, got (3.4, -4.7"),
+        ({"ns_coefficients": 5.0}, "ns_coefficients must be a word or a list of triples, got 5.0"),
         ({"ns_coefficients": []}, "ns_coefficients must be a word or a list of triples, got []"),
         ({"adamw_lr_ratio": -1.0}, "adamw_lr_ratio must be in [0, inf), got -1.0"),
         ({"adamw_betas": (0.9, 1.0)}, "adamw_betas[1] must be in [0, 1), got 1.0"),

@@ -133,7 +133,7 @@ class Muon(RuleOptimizer):
                 raise ValueError(
                     f"ns_coefficients={coefficients!r}: there is no such word; {suggestion(coefficients, COEFFICIENTS)}"
                 )
-        elif not (coefficients and all(map(_is_triple, coefficients))):
+        elif not (isinstance(coefficients, Sequence) and coefficients and all(map(_is_triple, coefficients))):
             raise ValueError(f"ns_coefficients must be a word or a list of triples, got {coefficients!r}")
 
     def add_param_group(self, param_group: Group) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-from stepsize.bounds import NON_NEGATIVE
+from stepsize.bounds import COUNT, NON_NEGATIVE
 from stepsize.errors import suggestion
 from stepsize.optimizers import OPTIMIZERS
 from stepsize.optimizers.rule_optimizer import check_number
@@ -74,6 +74,10 @@ class SAM(Optimizer):
         *,
         horizon: int | None = None,
     ) -> None:
+        if not isinstance(options, Mapping | None):
+            raise ValueError(f"options must be a mapping of the base's arguments, got {options!r}")
+        if horizon is not None:
+            check_number("horizon", horizon, COUNT)
         make = self.base_class(base)
         known = inspect.signature(make).parameters
         given = {"lr": lr, "weight_decay": weight_decay, "horizon": horizon if "horizon" in known else None}
@@ -105,7 +109,8 @@ class SAM(Optimizer):
         """
         fit = [w for w in OPTIMIZERS if w not in UNFIT]
         if word not in fit:
-            reason = f"it {UNFIT[word]}" if word in UNFIT else f"there is no such optimizer; {suggestion(word, fit)}"
+            unknown = f"there is no such optimizer; {suggestion(str(word), fit)}"
+            reason = f"it {UNFIT[word]}" if word in UNFIT else unknown
             raise ValueError(f"base={word}: {reason}")
         module, _, name = OPTIMIZERS[word].rpartition(".")
         found: type[Optimizer] = getattr(import_module(module), name)
