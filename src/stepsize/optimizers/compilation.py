@@ -15,8 +15,8 @@ from stepsize.optimizers.unguarded import Unguarded
 _EXAMPLE, _EXAMPLE_CPU = 1 << 22, 1 << 18
 
 _16_BITS = (torch.bfloat16, torch.float16)
-# Parameters times steps from which compiling, 10 s from an empty cache, is paid back on a CPU at the 0.25 to 1.5 ns
-# that a compiled rule saves a parameter at every step (docs/benchmarks.md).
+# Parameters times steps from which compiling, 8 to 11 s from an empty cache, is paid back on a CPU even at the 0.26 ns
+# that Lion, which saves least, saves a parameter at every step (docs/benchmarks.md).
 WORTH_COMPILING = 3e10
 
 # Below, in elements, a compiled step took longer than an eager one (the rows `small` and `matrices_31` there).

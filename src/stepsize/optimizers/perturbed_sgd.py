@@ -90,8 +90,9 @@ class PerturbedSGD(RuleOptimizer):
     ξ_t is a function of (seed, t) and of a coordinate's number, whatever else draws random numbers: all processes of a
     run draw the same, so does a resumed one, and a compiled one the same to 4e-5 of a standard deviation. A key drawn
     from (seed, t) and the number are hashed to two words, and these make a normal number: pcg3d and Box-Muller, see
-    `counted_normal`. Numbers are counted through all groups, to 2³², and then begin anew. With noise=ball a step waits
-    for the device, once t_thres steps have passed without noise.
+    `counted_normal`. Numbers are counted through all groups, to 2³², and then begin anew; a perturbation in the ball
+    has a key for each parameter. With noise=ball a step waits for the device, once t_thres steps have passed without
+    noise.
 
     Args:
         params: parameters or groups of them.

@@ -44,8 +44,9 @@ class SAM(Optimizer):
 
     Args:
         params: parameters or groups of them.
-        base: word of the optimizer that takes the step, as in `OPTIMIZERS`; what a YAML adds to a word, such as a
-            momentum, is to be given in options.
+        base: word of the optimizer that takes the step, as in `OPTIMIZERS`: any but those that call the closure
+            several times themselves or are evaluated at other weights, L-BFGS, SAM and schedule-free. What a YAML adds
+            to a word, such as a momentum, is to be given in options.
         lr: the base's; None for its default.
         weight_decay: the base's; None for its default. It acts on w_t, and is no part of the gradient that is climbed.
         rho: ρ, the distance, 0 or more; 0 is the base itself. 0.02 to 0.2, and with adaptive ten times that.
