@@ -1,5 +1,7 @@
 """What torch.compile made is called past its guards for forms that have passed them, and for no others."""
 
+import gc
+import weakref
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import Any
@@ -11,6 +13,7 @@ from torch._dynamo.utils import counters
 
 from stepsize.optimizers.compilation import CompiledRule
 from stepsize.optimizers.execution import SMALL, execute
+from stepsize.optimizers.lion import Lion
 from stepsize.optimizers.perturbed_sgd import PerturbedSGD
 from stepsize.optimizers.unguarded import Unguarded
 
@@ -25,6 +28,11 @@ def add(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
 def total(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     add(tensors, others)
     return tensors[0].sum()
+
+
+def outside(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
+    add(tensors, others)
+    return OUTSIDE
 
 
 def with_outside(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
@@ -62,7 +70,7 @@ def _not_built(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_not_built")
-@pytest.mark.parametrize("function", [add, total, with_outside])
+@pytest.mark.parametrize("function", [add, total, outside, with_outside])
 def test_it_computes_what_the_function_does(function: Any) -> None:
     call = Counted(function, [OUTSIDE])
     twice = 2 if function is with_outside else 1
@@ -70,7 +78,7 @@ def test_it_computes_what_the_function_does(function: Any) -> None:
         for scale in (1.0, 3.0):
             moved, returned = call(size, scale)
             assert moved == [i + 2 * scale * scale * twice for i in range(size)]
-            assert returned == (sum(moved) if function is total else None)
+            assert returned == (sum(moved) if function is total else 2.0 if function is outside else None)
 
 
 @pytest.mark.usefixtures("_not_built")
@@ -90,7 +98,7 @@ def test_what_it_reads_unknown_to_us_is_left_to_the_guards() -> None:
 
 
 @pytest.mark.usefixtures("_not_built")
-def test_told_to_run_eagerly_it_asks_again() -> None:
+def test_told_to_run_eagerly_it_remembers_nothing() -> None:
     call = Counted(total)
     with torch.compiler.set_stance("force_eager"):
         assert call(3) == call(3) == ([2.0, 3.0, 4.0], 9.0)
@@ -98,6 +106,30 @@ def test_told_to_run_eagerly_it_asks_again() -> None:
     for _ in range(3):
         assert call(3) == ([2.0, 3.0, 4.0], 9.0)
     assert call.asked == 3
+
+
+@pytest.mark.usefixtures("_not_built")
+def test_with_more_arguments_it_is_another_form() -> None:
+    call = Unguarded(lambda tensors, others: tensors[0].add_(sum(others)), (), {})
+    for count in (1, 2, 0, 1, 2):
+        p = torch.zeros(3)
+        with torch.no_grad():
+            call("form", [p], [torch.ones(3)] * count)
+        assert p.tolist() == [count] * 3
+
+
+@pytest.mark.usefixtures("_not_built")
+def test_no_argument_is_held() -> None:
+    call = Unguarded(add, (), {})
+    for _ in range(2):  # when it is met and when it is known
+        tensors = [torch.zeros(1000), torch.ones(1000)]
+        others = [torch.tensor(2.0)]
+        held = [weakref.ref(t.untyped_storage()) for t in (*tensors, *others)]
+        with torch.no_grad():
+            call("form", tensors, others)
+        del tensors, others
+        gc.collect()
+        assert [storage() for storage in held] == [None] * 3
 
 
 @pytest.mark.usefixtures("_not_built")
@@ -118,7 +150,16 @@ def scaled(p: Tensor, g: Tensor, m: Tensor, *, rate: Any) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of the compiler's own
-def test_another_dtype_of_a_state_or_a_coefficient_and_other_threads_are_met_anew() -> None:
+def test_another_dtype_of_a_state_or_a_coefficient_and_other_threads_are_met_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    met, meet = [], Unguarded._meet
+
+    def counted(self: Unguarded, form: Any, arguments: Any) -> Tensor | None:
+        met.append(form)
+        return meet(self, form, arguments)
+
+    monkeypatch.setattr(Unguarded, "_meet", counted)
     threads = torch.get_num_threads()
     kinds = [torch.float32, torch.float64]
     try:
@@ -135,6 +176,7 @@ def test_another_dtype_of_a_state_or_a_coefficient_and_other_threads_are_met_ane
                 torch.testing.assert_close(*moved)
     finally:
         torch.set_num_threads(threads)
+    assert len([form for form in met if form[0] != "example"]) == 2 * 2 * 2 * 2  # each once, in both rounds
     assert not CompiledRule.failed  # or both would be eager
 
 
@@ -152,3 +194,57 @@ def test_a_rules_guards_are_asked_for_no_step_but_the_first(monkeypatch: pytest.
         assert not CompiledRule.failed  # or both would be eager
         torch.testing.assert_close(*both)
         monkeypatch.setattr(Unguarded, "_meet", lambda *_: pytest.fail("a form that was met before"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of the compiler's own
+def test_noise_that_comes_and_goes_is_another_form() -> None:
+    sizes = [(300, torch.float32), (2 * SMALL, torch.float32), (2 * SMALL, torch.bfloat16)]
+    moved = []
+    for compiled in (True, False):
+        ps = [torch.nn.Parameter(torch.zeros(size, dtype=dtype)) for size, dtype in sizes]
+        optimizer = PerturbedSGD(ps, lr=1.0, compiled=compiled)
+        norms = []
+        for radius in (0.0, 1.0, 0.0, 1.0, 1.0, 0.0):
+            optimizer.param_groups[0]["radius"] = radius
+            for p in ps:
+                p.data.zero_()
+                p.grad = torch.zeros_like(p)
+            optimizer.step()
+            norms.append([float(p.detach().float().norm()) for p in ps])
+        moved.append(torch.tensor(norms))
+    assert not CompiledRule.failed  # or both would be eager
+    torch.testing.assert_close(*moved, rtol=1e-3, atol=0)
+    assert [bool(step.min() > 0) for step in moved[0]] == [False, True, False, True, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of the compiler's own
+def test_a_state_of_another_size_is_refused_where_the_size_is_known_too() -> None:
+    grown, other = (torch.nn.Parameter(torch.ones(n, 64)) for n in (1000, 1100))
+    optimizer = Lion([grown, other], compiled=True)
+    for p in (grown, other):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    grown.grad = None
+    grown.data = torch.ones(1100, 64)  # its state has 1000 rows
+    grown.grad = torch.ones_like(grown)
+    with pytest.raises(RuntimeError, match="must match"):
+        optimizer.step()
+    assert not CompiledRule.failed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # of the compiler's own
+@pytest.mark.parametrize("size", [1, 100, SMALL + 1, 2 * SMALL])
+@pytest.mark.parametrize("cls", [Lion, PerturbedSGD])
+def test_autograd_sees_that_a_compiled_step_has_changed_the_parameter(cls: Any, size: int) -> None:
+    p = torch.nn.Parameter(torch.ones(size + 2))  # of a size that no other test has made known
+    optimizer = cls([p], lr=0.1, compiled=True)
+    for _ in range(3):
+        p.grad = torch.ones_like(p)
+        loss = (p * p).sum()
+        optimizer.step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+    assert not CompiledRule.failed

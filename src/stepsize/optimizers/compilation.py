@@ -65,7 +65,8 @@ class CompiledRule:
         self._others = [*others.values()]
         self._beside = (torch.get_num_threads(), *[(t.dtype, t.device, t.shape, t.stride()) for t in self._others])
         self._rule, self._device = rule, like.device
-        self._form = (rule, like.dtype, like.device, tuple(numbers), tuple(words.items()), tuple(others))
+        draws = self._key is not None
+        self._form = (rule, like.dtype, like.device, tuple(numbers), tuple(words.items()), tuple(others), draws)
         self._functions: dict[bool, Unguarded] = {}
 
     def __call__(self, tensors: Sequence[Tensor], number: int = 0, *, in_halves: bool = False) -> Tensor | None:
@@ -82,12 +83,13 @@ class CompiledRule:
 
         Raises:
             NotCompiledError: it cannot be compiled, and the tensors are as they were; the first time, with a warning.
+                Or the tensors have different lengths.
         """
-        if self._rule in CompiledRule.failed:
+        sizes = {t.numel() for t in tensors}
+        if self._rule in CompiledRule.failed or len(sizes) > 1:  # eagerly, the rule says which do not fit
             raise NotCompiledError
-        # What the guards look at, but for what is the same in all calls: vectors are dense, halves are strided alike,
-        # nothing overlaps.
-        form = (self._beside, tensors[0].shape[0], *[t.dtype for t in tensors], *[t.device for t in tensors])
+        # Vectors are dense and halves are strided alike, so that strides follow from sizes.
+        form = (self._beside, *sizes, *[(t.dtype, t.device) for t in tensors])
         key = [] if self._key is None else _on_their_way(self._key.at(number), self._device)
         try:
             if in_halves not in self._functions:
@@ -102,14 +104,14 @@ class CompiledRule:
             raise NotCompiledError from error
 
     def _begun(self, tensors: Sequence[Tensor], key: Sequence[Tensor], in_halves: bool) -> Unguarded:
-        function, begun = _compiled(*self._form, in_halves=in_halves)
-        if not begun:
+        function = _compiled(*self._form, in_halves=in_halves)
+        if not function.begun:
             size = _EXAMPLE_CPU if self._device.type == "cpu" else _EXAMPLE
             examples = [t.new_zeros(size) for t in tensors]
             if in_halves:
                 examples = [h for e in examples[::2] for h in halves(e)]
             function("example", examples, self._numbers, key, self._others)
-            begun.append(True)
+            function.begun = True
         return function
 
 
@@ -157,10 +159,11 @@ def _compiled(
     names: tuple[str, ...],
     words: tuple[tuple[str, bool | str], ...],
     names_of_tensors: tuple[str, ...],
+    draws: bool,
     *,
     in_halves: bool,
-) -> tuple[Unguarded, list[bool]]:
-    """A compiled rule for each combination of what it is compiled anew for, and whether that has been done.
+) -> Unguarded:
+    """A compiled rule for each combination of what it is compiled anew for.
 
     A function for each, as torch gives up after 8 of one.
     """
@@ -171,14 +174,14 @@ def _compiled(
     ) -> Tensor | None:
         coefficients: dict[str, Any] = dict(zip(names, _arrived(numbers, device), strict=True)) | dict(words)
         coefficients |= dict(zip(names_of_tensors, others, strict=True))
-        if key:
+        if draws:
             coefficients["key"] = _arrived(key, device)
         if in_halves:
             return given(*zip(tensors[::2], tensors[1::2], strict=True), **coefficients)
         return given(*tensors, **coefficients)
 
     call.__code__ = call.__code__.replace(co_name=getattr(rule, "__name__", "rule"))
-    return Unguarded(call, (LANES,), _options()), []
+    return Unguarded(call, (LANES,), _options())
 
 
 def _options() -> dict[str, Any]:

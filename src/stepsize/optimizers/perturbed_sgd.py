@@ -42,15 +42,18 @@ def sgd(
     if isinstance(x, Tensor) and isinstance(g, Tensor) and isinstance(down, float):
         g = torch.add(g, x, alpha=decay)  # eager: with alpha it rounds once, as torch's SGD does
         x.add_(g, alpha=down)
-        for part, z in in_chunks(x, key) if key and scale else ():
-            part.add_(z, alpha=scale)
+        if key and scale:
+            for part, z in in_chunks(x, key):
+                part.add_(z, alpha=scale)
         return _square(g) if measured else None
+    square = None
     for part, h, noise in _parts(x, g, key, scale):
         h = h + part * decay
         part.add_(h * down)
         if noise is not None:
             part.add_(noise)
-    return _square(h) if measured else None  # what is measured has no noise and is one part
+        square = _square(h) if measured else None  # without noise, and then there is one part
+    return square
 
 
 def _parts(
