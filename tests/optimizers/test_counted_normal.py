@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from stepsize.optimizers.counted_normal import (
     BLOCK,
@@ -149,6 +150,14 @@ def test_numbers_are_handed_out_once_and_a_large_vector_begins_with_a_block() ->
     ends = [first + size for first, size in zip(found, sizes, strict=True)]
     assert all(end <= first for end, first in zip(ends, found[1:], strict=False))
     assert [first % BLOCK for first, size in zip(found, sizes, strict=True) if size > LARGE] == [0, 0, 0]
+
+
+def test_a_number_made_where_nothing_is_computed_is_not_kept() -> None:
+    with FakeTensorMode():
+        assert type(Key(1, 1, Numbering()).at(987654)[1]) is FakeTensor
+    again = [Key(1, 1, Numbering()).at(987654)[1] for _ in range(2)]
+    assert type(again[0]) is Tensor
+    assert again[0] is again[1]
 
 
 def test_after_32_bits_numbers_begin_anew() -> None:

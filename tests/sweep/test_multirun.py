@@ -103,24 +103,26 @@ def test_a_finished_study_says_so_and_how_to_extend_it(continued: tuple) -> None
     assert "trial 0: objective" not in last.out
 
 
-def test_a_study_of_another_command_is_refused_with_the_difference(continued: tuple, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "hydra.sweeper.n_trials=17",
+            "sweep.study=sweep: made by another command (x: was 0..1, is 0..2; config.y was 1.0, is 3",
+        ),
+        ("hydra.sweeper.study=other", "hydra.sweep.dir=out: study sweep lies there; other needs another folder"),
+    ],
+    ids=["another command", "another study"],
+)
+def test_a_folder_with_a_study_refuses_what_is_not_its_own(
+    continued: tuple, tmp_path: Path, word: str, said: str
+) -> None:
     with given_in(tmp_path) as commands:
         shutil.copytree(continued[0].folder / "out", tmp_path / "out")
         before = sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*"))
-        ended = commands.run(*SWEEP, "x=interval(0,2)", "y=3", "seen=seen", "hydra.sweeper.n_trials=17")
+        ended = commands.run(*SWEEP, "x=interval(0,2)", "y=3", "seen=seen", word)
     assert ended.code == 1
-    assert "sweep.study=sweep: made by another command (x: was 0..1, is 0..2; config.y was 1.0, is 3" in ended.err
-    assert "Traceback" not in ended.err
-    assert sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*")) == before
-
-
-def test_a_study_in_another_one_s_folder_is_refused(continued: tuple, tmp_path: Path) -> None:
-    with given_in(tmp_path) as commands:
-        shutil.copytree(continued[0].folder / "out", tmp_path / "out")
-        before = sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*"))
-        ended = commands.run(*SWEEP, "x=interval(0,2)", "y=3", "seen=seen", "hydra.sweeper.study=other")
-    assert ended.code == 1
-    assert "hydra.sweep.dir=out: study sweep lies there; other needs another folder" in ended.err
+    assert said in ended.err
     assert "Traceback" not in ended.err
     assert sorted((p, p.stat().st_mtime) for p in (tmp_path / "out").rglob("*")) == before
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,6 +17,8 @@ CHUNK = 1 << 17  # numbers drawn at a time where each operation is a pass: enoug
 LARGE = 4096  # from here on, a vector's numbers begin with a block
 _SPREAD = 1664525
 _ONE = 0x3F800000  # the bits of 1.0 in float32; with others in the last 23 places, of numbers from 1 to 2
+_NUMBERS: dict[int, Tensor] = {}  # a parameter's is the same at every step
+_KEPT = 4096
 # Compiled for a CPU, reading these takes less time than counting.
 LANES = torch.arange(WIDTH, dtype=torch.int32, device="cpu") * _SPREAD
 
@@ -63,9 +65,15 @@ def _vector(*words: int) -> Tensor:
     return torch.tensor(words, dtype=torch.int32, device="cpu")
 
 
-@lru_cache(maxsize=4096)  # a parameter's is the same at every step
 def _number(number: int) -> Tensor:
-    return _vector(number)
+    if number in _NUMBERS:
+        return _NUMBERS[number]
+    made = _vector(number)
+    if type(made) is Tensor:  # not one of a mode that computes nothing, which would outlive the mode
+        if len(_NUMBERS) >= _KEPT:
+            _NUMBERS.clear()
+        _NUMBERS[number] = made
+    return made
 
 
 def int32(number: int) -> int:

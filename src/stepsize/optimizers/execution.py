@@ -124,7 +124,8 @@ def _run(rule: Rule, work: Sequence[Sequence[Tensor]], coefficients: Mapping[str
     eager = widened(rule, first.dtype)
     calls = [call for tensors in work for call in _calls(rule, tensors, coefficients, compiled)]
     found = [_call(call, fast, eager, coefficients) for call in calls]
-    torch.autograd.graph.increment_version([p for p, *_ in work])  # of a size that is met, it is hidden
+    # A compiled rule that meets a size is given the memory as `data`, which hides the change from autograd.
+    torch.autograd.graph.increment_version([p for p, *_ in work])
     return [returned for returned in found if returned is not None]
 
 
